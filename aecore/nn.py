@@ -1,0 +1,99 @@
+r"""The building blocks that the models share."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["MLP", "TiedMLP", "reparametrise"]
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them, and a linear last layer.
+
+    Args:
+        sizes: Widths from input to output, at least two: ``(784, 400, 20)`` is one hidden layer.
+
+    Raises:
+        ValueError: If there are fewer than two sizes, or one is below 1.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        if len(sizes) < 2 or any(size < 1 for size in sizes):
+            raise ValueError(f"sizes must be two or more positive widths, got {tuple(sizes)}")
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., sizes[0])`` to ``(..., sizes[-1])``."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        out: Tensor = last(x)
+        return out
+
+
+class TiedMLP(nn.Module):
+    """An :class:`MLP` run backwards through its transposed weights, with biases of its own.
+
+    The weights stay the encoder's, and are passed in at each call, so that they are trained,
+    counted and saved once.
+
+    Args:
+        sizes: The widths of the MLP to mirror, from *its* input to *its* output.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in sizes[-2::-1])
+
+    def forward(self, h: Tensor, mlp: MLP) -> Tensor:
+        """Map ``(..., sizes[-1])`` to ``(..., sizes[0])`` through the transposes of ``mlp``."""
+        weights = [layer.get_parameter("weight") for layer in reversed(mlp.layers)]
+        for depth, (weight, bias) in enumerate(zip(weights, self.biases, strict=True)):
+            h = F.linear(F.relu(h) if depth else h, weight.T, bias)
+        return h
+
+
+def reparametrise(mu: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    r"""Sample a diagonal Gaussian as a differentiable function of its parameters.
+
+    Implements :eq:`eq-vae-reparametrisation`: :math:`z = \mu + \sigma \odot \epsilon` with
+    :math:`\epsilon \sim \mathcal N(0, I)`.
+
+    Args:
+        mu: Means, shape ``(B, L)``.
+        log_var: Log-variances :math:`\log \sigma^2`, shape ``(B, L)``; halved before ``exp``,
+            which turns it into a standard deviation.
+        generator: Source of the noise; torch's global one by default.
+
+    Returns:
+        One sample an example, shape ``(B, L)``.
+
+    Source:
+        Kingma and Welling (2014), section 2.4; Rezende et al. (2014).
+    """
+    eps = torch.empty_like(mu).normal_(generator=generator)
+    return mu + torch.exp(0.5 * log_var) * eps
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise a ``ValueError`` that names the first of the sizes that is no positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise a ``ValueError`` that lists the choices when ``value`` is none of them."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def check_width(name: str, values: Tensor, expected: int) -> None:
+    """Raise a ``ValueError`` when the last dimension of ``values`` is not ``expected``."""
+    if values.ndim < 1 or values.shape[-1] != expected:
+        raise ValueError(f"{name} must have shape (..., {expected}), got {tuple(values.shape)}")

@@ -1,0 +1,188 @@
+"""What every model of ``aecore.models`` and every public name promises."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+import aecore
+from aecore.models.linear import LinearAutoencoder
+from aecore.models.undercomplete import Autoencoder
+from aecore.models.vae import VAE
+
+D, L = 6, 2
+MODELS = {
+    "linear": LinearAutoencoder(n_inputs=D, n_latents=L),
+    "linear tied": LinearAutoencoder(n_inputs=D, n_latents=L, tied=True, lam=0.3),
+    "bernoulli": Autoencoder(n_inputs=D, n_latents=L),
+    "gaussian tied": Autoencoder(
+        n_inputs=D, n_latents=L, hidden=(4,), likelihood="gaussian", tied=True
+    ),
+    "vae": VAE(n_inputs=D, n_latents=L),
+    "vae learned": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="learned"),
+    "vae optimal": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="optimal"),
+}
+MODULES = [
+    importlib.import_module(info.name)
+    for info in pkgutil.walk_packages(aecore.__path__, "aecore.")
+    if not info.name.endswith(".models")
+]
+PUBLIC = [
+    pytest.param(module, name, id=f"{module.__name__}.{name}")
+    for module in MODULES
+    for name in module.__all__
+    if callable(getattr(module, name))
+]
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return MODELS[request.param].to(torch.float64)
+
+
+def loss(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return model.loss(x)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_every_term_holds_one_number_an_example(model: nn.Module, n: int) -> None:
+    terms = loss(model, torch.rand(n, D))
+    assert "loss" in terms
+    assert {tuple(term.shape) for term in terms.values()} == {(n,)}
+
+
+def test_loss_is_the_formula_of_its_docstring(model: nn.Module) -> None:
+    terms = loss(model, torch.rand(7, D))
+    formula = re.search(r"``loss = (.+?)``", inspect.getdoc(type(model).loss)).group(1)
+    names = {node.id for node in ast.walk(ast.parse(formula)) if isinstance(node, ast.Name)}
+    values = {name: terms[name] if name in terms else getattr(model, name) for name in names}
+    torch.testing.assert_close(terms["loss"], eval(formula, values))
+
+
+def test_terms_are_sums_over_an_examples_own_pixels(model: nn.Module) -> None:
+    """An example's reconstruction term does not depend on its batch mates."""
+    if getattr(model, "log_var", None) == "optimal":
+        model.eval()  # in training its variance is the batch's, and says so
+    x = torch.rand(4, D)
+    noise = torch.randn(4, L)
+    if isinstance(model, VAE):
+        each = [model.nll(x[i : i + 1], noise[i : i + 1]) for i in range(4)]
+        torch.testing.assert_close(model.nll(x, noise), torch.cat(each))
+    else:
+        each = [model.loss(x[i : i + 1])["reconstruction"] for i in range(4)]
+        torch.testing.assert_close(model.loss(x)["reconstruction"], torch.cat(each))
+
+
+def test_encode_and_decode_have_the_contracts_shapes(model: nn.Module) -> None:
+    code = model.encode(torch.rand(7, D))
+    for part in code if isinstance(code, tuple) else (code,):
+        assert part.shape == (7, L)
+    assert model.decode(torch.randn(7, L)).shape == (7, D)
+
+
+def test_wrong_widths_are_named(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"x must have shape \(..., 6\), got \(7, 5\)"):
+        model.encode(torch.rand(7, 5))
+    with pytest.raises(ValueError, match=r"[hz] must have shape \(..., 2\), got \(7, 3\)"):
+        model.decode(torch.rand(7, 3))
+
+
+def test_every_parameter_gets_a_gradient(model: nn.Module) -> None:
+    model.train()
+    model.zero_grad()
+    loss(model, torch.rand(7, D))["loss"].mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_probabilistic_models_have_prior_and_nll(model: nn.Module) -> None:
+    if not hasattr(model, "prior"):
+        assert not hasattr(model, "nll")
+        return
+    prior = model.prior()
+    assert isinstance(prior, Distribution)
+    z = prior.sample((7,))
+    assert z.shape == (7, L)
+    assert z.dtype == torch.float64
+    assert prior.log_prob(z).shape == (7,)
+    assert model.nll(torch.rand(7, D), z).shape == (7,)
+
+
+@pytest.mark.parametrize("cls", [LinearAutoencoder, Autoencoder, VAE])
+@pytest.mark.parametrize("name", ["n_inputs", "n_latents"])
+def test_sizes_must_be_positive(cls: type[nn.Module], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
+        cls(**({"n_inputs": D, "n_latents": L} | {name: 0}))
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: str) -> None:
+    thing = getattr(module, name)
+    if inspect.isclass(thing) and issubclass(thing, tuple | Exception):
+        assert thing.__doc__
+        return
+    doc = inspect.getdoc(thing) or ""
+    called = thing.__init__ if inspect.isclass(thing) else thing
+    arguments = [p for p in inspect.signature(called).parameters if p != "self"]
+    missing = [p for p in arguments if not re.search(rf"^\s+\*{{0,2}}{p}: ", doc, re.M)]
+    assert missing == []
+    if not inspect.isclass(thing) and inspect.signature(thing).return_annotation is not None:
+        assert "Returns:" in doc
+
+
+@pytest.mark.parametrize(
+    ("path", "signature"),
+    [
+        ("data.load", "(name, split='train', *, n=None, root=None, source=None)"),
+        ("losses.squared_error", "(x_hat, x)"),
+        ("losses.bernoulli_nll", "(logits, x)"),
+        ("losses.gaussian_nll", "(mean, x, log_var=0.0)"),
+        ("divergences.gaussian_kl", "(mu, log_var)"),
+        ("divergences.gaussian_kl_between", "(mu_q, log_var_q, mu_p, log_var_p)"),
+        ("divergences.bernoulli_kl", "(rho, rho_hat)"),
+        ("evaluation.elbo", "(model, x, *, y=None, n_samples=1, generator=None)"),
+        (
+            "evaluation.log_likelihood",
+            "(model, x, *, y=None, n_samples=5000, batch_size=None, generator=None)",
+        ),
+        ("evaluation.principal_angles", "(a, b)"),
+        ("saving.save", "(model, path)"),
+        ("saving.load_model", "(path)"),
+        (
+            "training.fit",
+            "(model, x, *, y=None, epochs, batch_size=128, lr=0.001, optimizer=None, "
+            "schedule='one-cycle', transform=None, valid=None, seed=0, device='auto', "
+            "precision='float32', compile=False, checkpoint=None, on_epoch=None, keep='last', "
+            "progress=True)",
+        ),
+        ("models.linear.LinearAutoencoder", "(*, n_inputs, n_latents, tied=False, lam=0.0)"),
+        (
+            "models.undercomplete.Autoencoder",
+            "(*, n_inputs, n_latents, hidden=(), likelihood='bernoulli', tied=False)",
+        ),
+        (
+            "models.vae.VAE",
+            "(*, n_inputs, n_latents, hidden=(400,), likelihood='bernoulli', log_var=0.0)",
+        ),
+    ],
+)
+def test_promised_signatures_hold(path: str, signature: str) -> None:
+    """Other people's code relies on these."""
+    module, _, name = path.rpartition(".")
+    found = inspect.signature(getattr(importlib.import_module(f"aecore.{module}"), name))
+    plain = found.replace(
+        parameters=[
+            p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()
+        ],
+        return_annotation=inspect.Signature.empty,
+    )
+    assert str(plain) == signature
