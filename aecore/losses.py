@@ -33,8 +33,8 @@ def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
         >>> squared_error(torch.zeros(2, 3), torch.ones(2, 3))
         tensor([3., 3.])
     """
-    _same_shape(x_hat, "x_hat", x)
-    return _at_least_float32(x - x_hat).square().sum(dim=-1)
+    x_hat, x = _at_least_float32(x_hat, "x_hat", x)
+    return (x - x_hat).square().sum(dim=-1)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -64,9 +64,8 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
         >>> bernoulli_nll(torch.zeros(2, 3), torch.ones(2, 3))
         tensor([2.0794, 2.0794])
     """
-    _same_shape(logits, "logits", x)
-    nll = F.binary_cross_entropy_with_logits(_at_least_float32(logits), x, reduction="none")
-    return nll.sum(dim=-1)
+    logits, x = _at_least_float32(logits, "logits", x)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=-1)
 
 
 def gaussian_nll(mean: Tensor, x: Tensor, log_var: Tensor | float = 0.0) -> Tensor:
@@ -93,20 +92,18 @@ def gaussian_nll(mean: Tensor, x: Tensor, log_var: Tensor | float = 0.0) -> Tens
         >>> gaussian_nll(torch.zeros(1, 2), torch.zeros(1, 2))
         tensor([1.8379])
     """
-    _same_shape(mean, "mean", x)
+    mean, x = _at_least_float32(mean, "mean", x)
     log_var = torch.as_tensor(log_var, dtype=x.dtype, device=x.device)
-    error = _at_least_float32(x - mean).square()
+    error = (x - mean).square()
     return 0.5 * (math.log(2 * math.pi) + log_var + error * torch.exp(-log_var)).sum(dim=-1)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
-    """Half-precision sums over hundreds of pixels lose the digits that matter."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def _same_shape(parameter: Tensor, name: str, x: Tensor) -> None:
+def _at_least_float32(parameter: Tensor, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in single precision or better: half loses the digits of a sum over many pixels."""
     if parameter.shape != x.shape or x.ndim == 0:
         raise ValueError(
             f"{name} and x must have the same shape (B, D), "
             f"got {tuple(parameter.shape)} and {tuple(x.shape)}"
         )
+    wide = torch.promote_types(torch.promote_types(parameter.dtype, x.dtype), torch.float32)
+    return parameter.to(wide), x.to(wide)
