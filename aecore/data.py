@@ -167,7 +167,7 @@ def load(
             latter two fetch anew. ``"mnist_subset"`` needs neither ``root`` nor ``source``.
 
     Returns:
-        The images: rows of 784 pixels, and ``shape`` ``(1, 28, 28)``.
+        The images, 784 pixels a row; their ``shape`` is ``(1, 28, 28)``.
 
     Raises:
         ValueError: An unknown name, split or source, or an n out of range.
