@@ -45,6 +45,8 @@ def elbo(
         ValueError: If ``n_samples`` is below 1.
     """
     _check_at_least_one("n_samples", n_samples)
+    if len(x) == 0:
+        return x.new_zeros(0)
     mu, log_var = model.encode(x)
     q, p = _posterior(mu, log_var), model.prior(y)
     exact = _closed_form_kl(q, p)

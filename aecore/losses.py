@@ -86,7 +86,7 @@ def gaussian_nll(mean: Tensor, x: Tensor, log_var: Tensor | float = 0.0) -> Tens
         Nats of each example, shape ``(B,)``; negative where the density exceeds one.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or ``log_var`` broadcasts beyond them.
 
     Example:
         >>> gaussian_nll(torch.zeros(1, 2), torch.zeros(1, 2))
@@ -94,6 +94,11 @@ def gaussian_nll(mean: Tensor, x: Tensor, log_var: Tensor | float = 0.0) -> Tens
     """
     mean, x = _at_least_float32(mean, "mean", x)
     log_var = torch.as_tensor(log_var, dtype=x.dtype, device=x.device)
+    if log_var.ndim and torch.broadcast_shapes(log_var.shape, x.shape) != x.shape:
+        raise ValueError(
+            f"log_var must broadcast to the shape of x, {tuple(x.shape)}, "
+            f"got {tuple(log_var.shape)}"
+        )
     error = (x - mean).square()
     return 0.5 * (math.log(2 * math.pi) + log_var + error * torch.exp(-log_var)).sum(dim=-1)
 
