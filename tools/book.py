@@ -137,9 +137,7 @@ def cache_key(source: Path, script: Path, profile: str, *, full_data: bool) -> s
     """Everything that an executed chapter depends on, in one string."""
     settings = f"{profile} {full_data if profile != 'smoke' else None}"
     modules = [path for path in reached_modules(script) if path != script]
-    return digest(
-        [settings.encode(), *(path.read_bytes() for path in (source, LOCK, *modules))],
-    )
+    return digest([settings.encode(), *(path.read_bytes() for path in (source, LOCK, *modules))])
 
 
 def obtain_data() -> bool:
@@ -341,8 +339,9 @@ def verify_chapter(job: Job) -> Outcome:
                 lines.append(line)
                 n_done = sum("::Cell" in line for line in lines)
                 events.put((job.slug, n_done, n_cells))
-        finally:
-            nbval.kill()  # does nothing to one that has ended
+        except BaseException:
+            nbval.kill()
+            raise
     if nbval.returncode:
         failure = f"{job.slug}: a second execution differs from the first\n\n{''.join(lines)}"
         return Outcome(job.slug, time.monotonic() - started, failure=failure)
@@ -421,8 +420,11 @@ def prepare_site(profile: str, *, complete: bool) -> None:
         if slug in executed:
             notebook = nbformat.read(executed[slug], as_version=4)
             for cell in notebook.cells:
-                if "injected-parameters" in cell.metadata.get("tags", []):
-                    cell.metadata.tags.append("remove-cell")
+                tags = cell.metadata.setdefault("tags", [])
+                if "injected-parameters" in tags:
+                    tags.append("remove-cell")
+                elif "figure" in cell.metadata.get("mystnb", {}):
+                    tags.append("hide-input")  # the picture is the point; its code unfolds
             nbformat.write(notebook, (SITE / source).with_suffix(".ipynb"))
     appendix = SITE / "book" / "appendix"
     appendix.mkdir(exist_ok=True)
@@ -456,10 +458,7 @@ def render(profile: str, *, complete: bool) -> None:
         print(f"rendered already: {HTML / 'index.html'}")
         return
 
-    print(
-        f"rendering {len(list(SITE.rglob('*.md')) + list(SITE.rglob('*.ipynb')))} pages …",
-        flush=True,
-    )
+    print("rendering: half a minute or so …", flush=True)
     shutil.rmtree(RENDERING, ignore_errors=True)
     jupyter_book = Path(sysconfig.get_path("scripts"), "jupyter-book")
     command = [str(jupyter_book), "build", "--path-output", str(RENDERING)]
