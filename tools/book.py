@@ -241,9 +241,16 @@ def run_jobs(task: Callable[[Job], Outcome], jobs: Sequence[Job], n_jobs: int) -
                     outcomes.append(future.result())
                     progress.finish(outcomes[-1])
         except BaseException:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave workers behind
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
+            workers = multiprocessing.active_children()
+            for worker in workers:
                 worker.terminate()
+            deadline = time.monotonic() + 5
+            for worker in workers:
+                worker.join(max(0, deadline - time.monotonic()))
+                worker.kill()  # one that hangs; its kernel ends itself when its parent is gone
             raise
     return outcomes
 

@@ -10,8 +10,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.book.conftest import TinyBook
+from tests.book.tiny_book import TinyBook, make_tiny_book
 from tools.book import cache_key, convert
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyBook:
+    """A tiny book in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return make_tiny_book()
 
 
 def key(slug: str = "first", profile: str = "book", *, full_data: bool = True) -> str:

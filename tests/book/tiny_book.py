@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -98,10 +97,8 @@ class TinyBook:
         )
 
 
-@pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyBook:
-    """A tiny book in the working directory."""
-    monkeypatch.chdir(tmp_path)
+def make_tiny_book() -> TinyBook:
+    """Write a tiny book into the working directory."""
     Path("book").mkdir()
     Path("aecore").mkdir()
     Path("_toc.yml").write_text(TOC)
@@ -115,4 +112,4 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyBook:
     for slug in ("first", "second"):
         Path("book", f"{slug}.md").write_text(CHAPTER.format(title=slug.title(), slug=slug))
         Path("aecore", f"{slug}.py").write_text("def answer():\n    return 42\n")
-    return TinyBook(tmp_path)
+    return TinyBook(Path.cwd())
