@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.rcsetup import cycler
 from torch import Tensor
 
 __all__ = ["COLOURS", "image_grid", "image_rows", "plot_history", "use_book_style"]
