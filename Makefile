@@ -15,7 +15,7 @@ CHOICE = --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book execute test test-pages lint serve lab screenshots bench lock clean distclean
+.PHONY: help setup book data execute test test-pages lint serve lab screenshots bench lock clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET [PROFILE=smoke|book|full] [ONLY="linear vae"] [JOBS=2] [PORT=8000] [PYTHON=python3]'
@@ -36,6 +36,9 @@ $(READY): requirements.lock pyproject.toml
 
 book: $(READY) ## obtain the data, execute every chapter, render _build/html/index.html
 	@$(BOOK) build --profile $(PROFILE) $(CHOICE)
+
+data: $(READY) ## fetch MNIST and Fashion-MNIST into the cache, and verify them
+	$(BIN)/python -m aecore.data mnist fashion_mnist
 
 execute: $(READY) ## execute the chapters without rendering
 	@$(BOOK) execute --profile $(PROFILE) $(CHOICE)
