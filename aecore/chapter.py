@@ -13,6 +13,11 @@ __all__ = ["DATASETS", "PROFILES", "begin"]
 PROFILES = ("smoke", "book", "full")
 DATASETS = ("auto", "mnist", "mnist_subset")
 
+_NOTE = """
+> **Note.** This page was made without the full MNIST. It was run on the subset of 10,000 training
+> and 2,000 test digits that comes with `aecore`; expect somewhat worse models than all data give.
+"""
+
 
 def begin(
     *, profile: str, seed: int, device: str, dataset: str = "auto"
@@ -24,8 +29,8 @@ def begin(
         seed: Seed of torch's global generator.
         device: As for :func:`aecore.training.choose_device`.
         dataset: ``"auto"``: the embedded subset in ``smoke``, MNIST in the other profiles, or the
-            subset, with a note on the page, where MNIST can be had neither from the cache nor
-            from any source. ``"mnist"`` or ``"mnist_subset"``: that one.
+            subset where MNIST can be had neither from the cache nor from any source. ``"mnist"``
+            or ``"mnist_subset"``: that one. A page made from the subset in place of MNIST says so.
 
     Returns:
         The data set's name, and the device.
@@ -40,20 +45,15 @@ def begin(
     use_book_style()
     if dataset == "auto":
         dataset = "mnist_subset" if profile == "smoke" else _mnist_or_subset()
+    if dataset == "mnist_subset" and profile != "smoke":
+        display(Markdown(_NOTE))
     return dataset, place
 
 
 def _mnist_or_subset() -> str:
     try:
-        load("mnist", "train", n=1)
-        load("mnist", "test", n=1)
+        for split in ("train", "test"):
+            load("mnist", split, n=1)
     except DataUnavailable:
-        display(
-            Markdown(
-                "> **Note.** The full MNIST could not be had when this page was made. "
-                "It was run on the subset of 10,000 training and 2,000 test digits that comes "
-                "with `aecore`; expect somewhat worse models than the full data give."
-            )
-        )
         return "mnist_subset"
     return "mnist"

@@ -65,6 +65,7 @@ class Job:
 
     slug: str
     profile: str
+    dataset: str  # "auto", or the embedded subset where that is all there is
     key: str  # of the cache
 
     @property
@@ -160,6 +161,7 @@ def make_jobs(slugs: Sequence[str], profile: str, *, full_data: bool) -> list[Jo
         Job(
             slug,
             profile,
+            "auto" if full_data or profile == "smoke" else "mnist_subset",
             cache_key(sources[slug], convert(slug, sources[slug]), profile, full_data=full_data),
         )
         for slug in slugs
@@ -285,7 +287,7 @@ def execute_chapter(job: Job) -> Outcome:
         notebook = papermill.execute_notebook(
             job.source.resolve(),
             job.failed.resolve(),
-            parameters={"profile": job.profile},
+            parameters={"profile": job.profile, "dataset": job.dataset},
             kernel_name="python3",
             cwd=job.executed.parent,
             progress_bar=False,

@@ -42,6 +42,7 @@ from aecore.{slug} import answer
 :tags: [parameters]
 
 profile = "book"
+dataset = "auto"
 ```
 
 ## Check the maths
