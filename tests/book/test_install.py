@@ -69,4 +69,9 @@ def test_continuous_integration_calls_what_a_person_would(script: str) -> None:
     called = make_calls(Path(script).read_text())
 
     assert set(called) <= MAKE_TARGETS
-    assert [call for call in called if call not in ("data", "lock")][:4] == ["lint", "test", "book", "test-pages"]
+    assert [call for call in called if call not in ("data", "lock")][:4] == [
+        "lint",
+        "test",
+        "book",
+        "test-pages",
+    ]
