@@ -1,4 +1,4 @@
-r"""Measuring trained models: likelihood bounds in nats, subspaces.
+r"""Measuring trained models: likelihood bounds in nats, subspaces, linear probes.
 
 Derivations: ``book/vae.md`` and ``book/linear.md``.
 """
@@ -8,12 +8,13 @@ from typing import Any
 
 import scipy.linalg
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from aecore.nn import reparametrise
 
-__all__ = ["elbo", "log_likelihood", "principal_angles"]
+__all__ = ["elbo", "linear_probe", "log_likelihood", "principal_angles"]
 
 
 @torch.no_grad()
@@ -139,6 +140,59 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
         )
     columns = [t.detach().cpu().double().numpy() for t in (a, b)]
     return torch.from_numpy(scipy.linalg.subspace_angles(*columns))
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    c: float = 0.01,
+    max_iter: int = 1000,
+) -> float:
+    r"""Test accuracy of a logistic regression on frozen features, by scikit-learn.
+
+    The features are centred and divided by *one* number, which makes their mean square one: a
+    rotation or a rescaling of the code does not change the result, so that what is measured is
+    what the code tells a linear classifier, not how its axes lie.
+
+    Args:
+        features: Codes of the training examples, shape ``(N, L)``.
+        labels: Their classes, shape ``(N,)``.
+        test_features: Codes of the test examples, shape ``(M, L)``.
+        test_labels: Their classes, shape ``(M,)``.
+        c: Inverse strength of the squared-norm penalty, scikit-learn's ``C``; the penalty is
+            weighed against the *sum* of the examples' log-losses.
+        max_iter: Limit of the solver's iterations; reaching it gives scikit-learn's warning.
+
+    Returns:
+        The share of test examples classified rightly, in [0, 1].
+
+    Raises:
+        ValueError: If the shapes do not fit, or ``c`` is not positive.
+
+    Source:
+        Alain and Bengio (2017) for the name.
+    """
+    if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
+        raise ValueError(
+            "features and test_features must have shapes (N, L) and (M, L), "
+            f"got {tuple(features.shape)} and {tuple(test_features.shape)}"
+        )
+    for name, codes, classes in (
+        ("labels", features, labels),
+        ("test_labels", test_features, test_labels),
+    ):
+        if classes.shape != codes.shape[:1]:
+            raise ValueError(f"{name} must have shape ({len(codes)},), got {tuple(classes.shape)}")
+    if not c > 0:
+        raise ValueError(f"c must be positive, got {c}")
+    mean = features.mean(dim=0)
+    scale = (features - mean).square().mean().sqrt().clamp(min=1e-12)
+    train, test = (((t - mean) / scale).cpu().numpy() for t in (features, test_features))
+    probe = LogisticRegression(C=c, max_iter=max_iter).fit(train, labels.cpu().numpy())
+    return float(probe.score(test, test_labels.cpu().numpy()))
 
 
 def _log_weights(
