@@ -14,12 +14,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import queue
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -43,6 +45,7 @@ SITE = BUILD / "site"  # what jupyter-book reads
 RENDERING = BUILD / "rendering"
 HTML = BUILD / "html"
 LOCK = Path("requirements.lock")
+EMBEDDED = Path("aecore/mnist_subset")
 
 # The same for every kernel, whoever runs it: one thread each, this checkout's package, this
 # environment's kernel rather than one the user has registered, and figures inline.
@@ -136,9 +139,11 @@ def reached_modules(script: Path) -> list[Path]:
 
 def cache_key(source: Path, script: Path, profile: str, *, full_data: bool) -> str:
     """Everything that an executed chapter depends on, in one string."""
-    settings = f"{profile} {full_data if profile != 'smoke' else None}"
+    python = ".".join(platform.python_version_tuple()[:2])
+    settings = f"{profile} {full_data if profile != 'smoke' else None} {python}"
     modules = [path for path in reached_modules(script) if path != script]
-    return digest([settings.encode(), *(path.read_bytes() for path in (source, LOCK, *modules))])
+    files = (source, LOCK, *modules, *sorted(EMBEDDED.glob("*.xz")))
+    return digest([settings.encode(), *(path.read_bytes() for path in files)])
 
 
 def obtain_data() -> bool:
@@ -272,9 +277,10 @@ def drain(channel: "multiprocessing.Queue[tuple[str, int, int]]", progress: Prog
 def execute_chapter(job: Job) -> Outcome:
     """Execute one chapter with papermill; its notebook appears whole, or not at all."""
     import papermill  # by the workers alone: it takes a while
-    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     n_cells = len(nbformat.read(job.source, as_version=4).cells) + 1  # the injected one
+    sockets = f"{os.environ['JUPYTER_RUNTIME_DIR']}/{job.slug}"
     current = ""
 
     def report(cell: nbformat.NotebookNode, cell_index: int) -> None:
@@ -293,12 +299,15 @@ def execute_chapter(job: Job) -> Outcome:
             progress_bar=False,
             request_save_on_cell_execute=False,
             shutdown_kernel="immediate",
+            # file sockets: two kernels starting at once may pick the same free port
+            config=Config(KernelManager={"transport": "ipc", "ip": sockets}),
             extra_arguments=["--log-level=ERROR"],  # no warning about unencrypted local sockets
             on_cell_start=report,
         )
-    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+    except (papermill.PapermillExecutionError, RuntimeError) as error:  # of the cell; the kernel's
         traceback = "\n".join(getattr(error, "traceback", [str(error)]))
-        failure = f"{place(job, current)}\n\n{traceback}"
+        where = place(job, current) if current else f"{job.slug}: its kernel did not start"
+        failure = f"{where}\n\n{traceback}"
         return Outcome(job.slug, time.monotonic() - started, failure=failure)
     seconds = time.monotonic() - started
     notebook.metadata["aecore"] = {"key": job.key, "seconds": seconds}
@@ -526,11 +535,21 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run one stage, and the stages that it needs."""
+    """Settle the environment of all kernels, and run what the command line asks for."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as neatly as for Ctrl-C
     arguments = parse_arguments()
     os.environ.update(ENVIRONMENT)
     os.environ.pop("JUPYTER_PATH", None)  # another place where kernels are looked for
+    # /tmp by name: the path of a socket may have about a hundred characters
+    with tempfile.TemporaryDirectory(
+        prefix="aecore-", dir="/tmp", ignore_cleanup_errors=True
+    ) as runtime:
+        os.environ["JUPYTER_RUNTIME_DIR"] = runtime
+        run_stages(arguments)
+
+
+def run_stages(arguments: argparse.Namespace) -> None:
+    """Run one stage, and the stages that it needs."""
     profile, stage = arguments.profile, arguments.stage
     executes = stage in ("execute", "verify", "build")
     full_data = executes and profile != "smoke" and obtain_data()

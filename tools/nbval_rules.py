@@ -1,8 +1,16 @@
 """How nbval compares a chapter's second execution with its first; a pytest plug-in."""
 
-import pytest
-from nbval import plugin
+import os
+from functools import partial
 
+import pytest
+from jupyter_client.manager import KernelManager
+from jupyter_core.paths import jupyter_runtime_dir
+from nbval import kernel, plugin
+
+# nbval offers no option for it: file sockets, as two kernels may pick the same free port
+sockets = f"{jupyter_runtime_dir()}/nbval-{os.getpid()}"
+kernel.KernelManager = partial(KernelManager, transport="ipc", ip=sockets)
 plugin.metadata_tags["skip-execution"] = "skip"  # Jupyter's tag, which nbval does not know
 
 

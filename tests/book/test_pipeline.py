@@ -71,6 +71,20 @@ def test_key_depends_on_modules_that_modules_import(book: TinyBook) -> None:
     assert key() != before
 
 
+def test_key_depends_on_the_embedded_digits_and_on_python(
+    book: TinyBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [key()]
+    Path("aecore/mnist_subset").mkdir()
+    for content in ("a", "b"):
+        Path("aecore/mnist_subset/digits.xz").write_text(content)
+        keys.append(key())
+    monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "99", "0"))
+    keys.append(key())
+
+    assert len(set(keys)) == 4
+
+
 @pytest.mark.parametrize("path", ["book/second.md", "aecore/second.py", "book/index.md"])
 def test_key_does_not_depend_on(book: TinyBook, path: str) -> None:
     before = key()
@@ -166,6 +180,26 @@ def test_dead_kernel_is_a_failure_with_a_place(book: TinyBook) -> None:
     assert result.returncode == 1
     assert "first: code cell 4 failed" in result.stderr
     assert book.executed("second").exists()
+
+
+def test_kernel_that_does_not_start_costs_its_chapters_and_nothing_else(book: TinyBook) -> None:
+    Path("ipykernel_launcher.py").write_text("raise SystemExit(3)")  # shadows the kernel's own
+
+    result = book.run("execute", "--profile", "smoke")
+
+    assert result.returncode == 1
+    assert "first: its kernel did not start" in result.stderr
+    assert "second: its kernel did not start" in result.stderr
+    assert not book.executed("first").exists()
+
+
+def test_kernels_use_no_network_port(book: TinyBook) -> None:
+    cell = "import json\nfrom ipykernel.connect import get_connection_info\n"
+    cell += "print(json.loads(get_connection_info())['transport'])"
+    book.append_cell("first", cell)
+
+    assert book.run("verify", "--profile", "smoke", "--only", "first").returncode == 0
+    assert book.printed("first").endswith("ipc\n")  # and nbval's the same, or it would differ
 
 
 def test_interrupted_run_goes_on_where_it_stopped(book: TinyBook) -> None:
