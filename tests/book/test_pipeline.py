@@ -152,6 +152,10 @@ def test_missing_data_are_said_aloud(book: TinyBook) -> None:
 
     assert result.returncode == 0
     assert "embedded subset" in result.stderr
+    executed = Path("_build/executed/book/first.ipynb")
+    cells = nbformat.read(executed, as_version=4).cells
+    (injected,) = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert 'dataset = "mnist_subset"' in injected.source
 
 
 def test_failing_cell_is_named_and_shown_last(book: TinyBook) -> None:
