@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MLP", "TiedMLP", "reparametrise"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "TiedMLP", "reparametrise"]
 
 
 class MLP(nn.Module):
@@ -57,6 +57,89 @@ class TiedMLP(nn.Module):
         return h
 
 
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2 with ReLU between them, and a linear last one.
+
+    Each has kernel 3 and padding 1, and halves height and width, rounding up: 28 → 14 → 7.
+
+    Args:
+        channels: Channels from the image inwards, at least two: ``(1, 16, 32)`` is two stages.
+
+    Raises:
+        ValueError: If there are fewer than two, or one is below 1.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        _check_channels(channels)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(B, C, H, W)`` to features ``(B, channels[-1], H', W')``."""
+        x = x.contiguous(memory_format=torch.channels_last)  # the faster order on a CPU
+        for depth, layer in enumerate(self.layers):
+            x = layer(F.relu(x) if depth else x)
+        return x
+
+
+class ConvDecoder(nn.Module):
+    r"""Stages that double height and width, with ReLU between them, and a linear last one.
+
+    Implements :eq:`eq-convolutional-doubling`: a transposed convolution of kernel :math:`K`,
+    stride 2, padding :math:`\lfloor (K - 1) / 2 \rfloor` and output padding :math:`K \bmod 2`
+    doubles exactly. So does bilinear upsampling followed by a convolution of odd kernel, stride 1
+    and padding :math:`(K - 1) / 2`.
+
+    Args:
+        channels: Channels from the features outwards, at least two: ``(32, 16, 1)`` mirrors the
+            encoder of ``(1, 16, 32)``.
+        upsampling: ``"transposed"`` or ``"bilinear"``.
+        kernel_size: Of each stage; by default 4 for transposed convolutions, whose overlap is then
+            even, and 3 after bilinear upsampling, which takes odd ones only.
+
+    Raises:
+        ValueError: If an argument is none of these.
+
+    Source:
+        Odena et al. (2016) for the choice between the two.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        upsampling: str = "transposed",
+        kernel_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_channels(channels)
+        check_choice("upsampling", upsampling, ("transposed", "bilinear"))
+        self.upsampling = upsampling
+        k = (4 if upsampling == "transposed" else 3) if kernel_size is None else kernel_size
+        check_sizes(kernel_size=k)
+        padding, odd = (k - 1) // 2, k % 2
+        if upsampling == "bilinear" and not odd:
+            raise ValueError(f"kernel_size must be odd after bilinear upsampling, got {k}")
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(i, o, k, stride=2, padding=padding, output_padding=odd)
+            if upsampling == "transposed"
+            else nn.Conv2d(i, o, k, padding=padding)
+            for i, o in pairwise(channels)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map features ``(B, channels[0], H, W)`` to ``(B, channels[-1], 2ˢ H, 2ˢ W)``."""
+        h = h.contiguous(memory_format=torch.channels_last)
+        for depth, layer in enumerate(self.layers):
+            h = F.relu(h) if depth else h
+            if self.upsampling == "bilinear":
+                h = F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)
+            h = layer(h)
+        return h
+
+
 def reparametrise(mu: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
     r"""Sample a diagonal Gaussian as a differentiable function of its parameters.
 
@@ -84,6 +167,11 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def _check_channels(channels: Sequence[int]) -> None:
+    if len(channels) < 2 or any(width < 1 for width in channels):
+        raise ValueError(f"channels must be two or more positive widths, got {tuple(channels)}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -1,6 +1,7 @@
 """What every model of ``aecore.models`` and every public name promises."""
 
 import ast
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import aecore
+from aecore.models.convolutional import ConvolutionalAutoencoder
+from aecore.models.denoising import DenoisingAutoencoder
 from aecore.models.linear import LinearAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
 
 D, L = 6, 2
+SIZES = {"n_inputs": D, "n_latents": L}
+IMAGE = {"shape": (1, 2, 3), "n_latents": L, "channels": (3,)}  # D = 1 · 2 · 3
 MODELS = {
     "linear": LinearAutoencoder(n_inputs=D, n_latents=L),
     "linear tied": LinearAutoencoder(n_inputs=D, n_latents=L, tied=True, lam=0.3),
@@ -28,6 +33,14 @@ MODELS = {
     "vae": VAE(n_inputs=D, n_latents=L),
     "vae learned": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="learned"),
     "vae optimal": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="optimal"),
+    "convolutional": ConvolutionalAutoencoder(**IMAGE),
+    "convolutional bilinear": ConvolutionalAutoencoder(
+        **IMAGE, likelihood="gaussian", upsampling="bilinear"
+    ),
+    "denoising": DenoisingAutoencoder(**SIZES),
+    "denoising gaussian": DenoisingAutoencoder(
+        **SIZES, hidden=(4,), likelihood="gaussian", corruption="gaussian", activation="relu"
+    ),
 }
 MODULES = [
     importlib.import_module(info.name)
@@ -69,6 +82,10 @@ def test_loss_is_the_formula_of_its_docstring(model: nn.Module) -> None:
 
 def test_terms_are_sums_over_an_examples_own_pixels(model: nn.Module) -> None:
     """An example's reconstruction term does not depend on its batch mates."""
+    model = copy.deepcopy(model)
+    for part in model.modules():
+        if hasattr(part, "corruption"):
+            part.level = 0.0  # the noise is another at each call
     if getattr(model, "log_var", None) == "optimal":
         model.eval()  # in training its variance is the batch's, and says so
     x = torch.rand(4, D)
@@ -117,11 +134,23 @@ def test_probabilistic_models_have_prior_and_nll(model: nn.Module) -> None:
     assert model.nll(torch.rand(7, D), z).shape == (7,)
 
 
-@pytest.mark.parametrize("cls", [LinearAutoencoder, Autoencoder, VAE])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("name", ["n_inputs", "n_latents"])
-def test_sizes_must_be_positive(cls: type[nn.Module], name: str) -> None:
+def test_sizes_must_be_positive(model: nn.Module, name: str) -> None:
+    arguments = {a: getattr(model, a) for a in inspect.signature(type(model)).parameters}
+    if name not in arguments:
+        return  # the width of images follows from their shape, that of a stack from its layers
     with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
-        cls(**({"n_inputs": D, "n_latents": L} | {name: 0}))
+        type(model)(**(arguments | {name: 0}))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("lam", [-0.1, float("nan")])
+def test_weights_of_penalties_are_not_negative(model: nn.Module, lam: float) -> None:
+    arguments = {a: getattr(model, a) for a in inspect.signature(type(model)).parameters}
+    if "lam" in arguments:
+        with pytest.raises(ValueError, match=f"lam must .*negative, got {lam}"):
+            type(model)(**(arguments | {"lam": lam}))
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
@@ -143,6 +172,10 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
     ("path", "signature"),
     [
         ("data.load", "(name, split='train', *, n=None, root=None, source=None)"),
+        ("synthetic.swiss_roll", "(n, *, noise=0.0, generator=None)"),
+        ("corruption.gaussian_noise", "(x, std, generator=None)"),
+        ("corruption.masking_noise", "(x, p, generator=None)"),
+        ("corruption.salt_and_pepper", "(x, p, generator=None)"),
         ("losses.squared_error", "(x_hat, x)"),
         ("losses.bernoulli_nll", "(logits, x)"),
         ("losses.gaussian_nll", "(mean, x, log_var=0.0)"),
@@ -155,6 +188,10 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
             "(model, x, *, y=None, n_samples=5000, batch_size=None, generator=None)",
         ),
         ("evaluation.principal_angles", "(a, b)"),
+        (
+            "evaluation.linear_probe",
+            "(features, labels, test_features, test_labels, *, c=0.01, max_iter=1000)",
+        ),
         ("saving.save", "(model, path)"),
         ("saving.load_model", "(path)"),
         (
@@ -172,6 +209,16 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
         (
             "models.vae.VAE",
             "(*, n_inputs, n_latents, hidden=(400,), likelihood='bernoulli', log_var=0.0)",
+        ),
+        (
+            "models.convolutional.ConvolutionalAutoencoder",
+            "(*, shape=(1, 28, 28), n_latents, channels=(16, 32), likelihood='bernoulli', "
+            "upsampling='transposed')",
+        ),
+        (
+            "models.denoising.DenoisingAutoencoder",
+            "(*, n_inputs, n_latents, hidden=(), likelihood='bernoulli', activation='identity', "
+            "corruption='masking', level=0.2)",
         ),
     ],
 )

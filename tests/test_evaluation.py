@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from aecore.divergences import gaussian_kl, gaussian_kl_between
-from aecore.evaluation import elbo, log_likelihood
+from aecore.evaluation import elbo, linear_probe, log_likelihood
 from aecore.models.vae import VAE
 
 N_INPUTS, N_LATENTS, PIXEL_VAR = 5, 3, 0.5
@@ -326,3 +326,78 @@ def test_bounds_in_training_use_the_kept_variance_not_the_test_datas(
 @pytest.mark.parametrize("measure", [elbo, log_likelihood])
 def test_no_examples_give_no_numbers(measure: Callable[..., Tensor]) -> None:
     assert measure(VAE(n_inputs=3, n_latents=2), torch.rand(0, 3)).shape == (0,)
+
+
+# linear_probe
+
+
+def blobs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Three overlapping classes in five dimensions, to train and to test."""
+    y = torch.arange(180) % 3
+    x = 1.2 * torch.eye(3, 5)[y] + 0.7 * torch.randn(180, 5)
+    return x[:90], y[:90], x[90:], y[90:]
+
+
+def test_a_probe_separates_what_a_line_separates() -> None:
+    y = torch.arange(40) % 2
+    x = torch.stack([2.0 * y - 1 + 0.1 * torch.randn(40), torch.randn(40)], dim=1)
+    assert linear_probe(x[:20], y[:20], x[20:], y[20:]) == 1.0
+    assert linear_probe(x[:20], y[:20], -x[20:], y[20:]) == 0.0
+
+
+def test_a_probe_does_not_bend() -> None:
+    """The classes are inside and outside a circle, where no line does better than chance."""
+    x = torch.randn(400, 2)
+    radius = x.norm(dim=1)
+    y = (radius > radius.median()).long()
+    assert abs(linear_probe(x[:200], y[:200], x[200:], y[200:]) - 0.5) < 0.15
+    square = x.square()
+    assert linear_probe(square[:200], y[:200], square[200:], y[200:], c=1.0) > 0.9
+
+
+def test_a_probe_does_not_change_with_rotation_scale_and_shift_of_the_code() -> None:
+    x, y, x_test, y_test = blobs()
+    plain = linear_probe(x, y, x_test, y_test)
+    rotation = torch.linalg.qr(torch.randn(5, 5)).Q
+    shift = 3.0 + torch.randn(5)
+    assert 0.5 < plain < 1
+    for scale in (1e-3, 1.0, 1e3):
+        moved = (scale * t @ rotation + shift for t in (x, x_test))
+        x_moved, test_moved = moved
+        assert linear_probe(x_moved, y, test_moved, y_test) == plain
+
+
+def test_a_probe_uses_the_training_features_statistics_alone() -> None:
+    x, y, x_test, y_test = blobs()
+    one_class = y_test == 0
+    together = linear_probe(x, y, x_test, y_test)
+    shares = [(one_class, 1 / 3), (~one_class, 2 / 3)]
+    apart = sum(w * linear_probe(x, y, x_test[rows], y_test[rows]) for rows, w in shares)
+    assert apart == pytest.approx(together)
+
+
+def test_a_probe_of_constant_features_knows_the_commonest_class() -> None:
+    y = torch.tensor([0, 1, 1, 1])
+    ones = torch.ones(4, 3)
+    assert linear_probe(ones, y, ones, y) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(4)}, r"shapes \(N, L\) and \(M, L\), got \(4,\) and \(2, 3\)"),
+        ({"test_features": torch.zeros(2, 4)}, r"got \(4, 3\) and \(2, 4\)"),
+        ({"labels": torch.zeros(3)}, r"labels must have shape \(4,\), got \(3,\)"),
+        ({"test_labels": torch.zeros(2, 1)}, r"test_labels must have shape \(2,\), got \(2, 1\)"),
+        ({"c": 0.0}, "c must be positive, got 0.0"),
+    ],
+)
+def test_a_probe_names_what_does_not_fit(change: dict[str, Any], message: str) -> None:
+    arguments = {
+        "features": torch.zeros(4, 3),
+        "labels": torch.tensor([0, 1, 0, 1]),
+        "test_features": torch.zeros(2, 3),
+        "test_labels": torch.tensor([0, 1]),
+    }
+    with pytest.raises(ValueError, match=message):
+        linear_probe(**(arguments | change))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aecore.nn import MLP, TiedMLP, check_choice, check_sizes, check_width
+from aecore.nn import MLP, ConvDecoder, ConvEncoder, TiedMLP, check_choice, check_sizes, check_width
 
 
 def test_mlp_is_torch_sequential() -> None:
@@ -42,6 +42,75 @@ def test_tied_mlp_owns_no_weights_but_passes_them_gradients() -> None:
 def test_mlp_refuses_bad_sizes(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="sizes must be two or more positive widths, got"):
         MLP(sizes)
+
+
+def test_conv_encoder_is_torch_sequential() -> None:
+    encoder = ConvEncoder((2, 4, 3))
+    a, b = encoder.layers
+    x = torch.randn(5, 2, 8, 12)
+    out = encoder(x)
+    torch.testing.assert_close(out, nn.Sequential(a, nn.ReLU(), b)(x))
+    assert (out < 0).any()  # it ends linear
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 28, 30])
+def test_conv_encoder_halves_and_rounds_up(n: int) -> None:
+    out = ConvEncoder((1, 2, 3))(torch.zeros(1, 1, n, 2 * n))
+    assert out.shape == (1, 3, -(-n // 4), -(-2 * n // 4))
+
+
+@pytest.mark.parametrize(
+    ("upsampling", "kernel_size"),
+    [("transposed", None), ("bilinear", None), ("bilinear", 1), ("bilinear", 5)]
+    + [("transposed", k) for k in range(1, 8)],
+)
+def test_conv_decoder_doubles_exactly(upsampling: str, kernel_size: int | None) -> None:
+    """eq-convolutional-doubling."""
+    decoder = ConvDecoder((3, 2, 1), upsampling=upsampling, kernel_size=kernel_size)
+    assert decoder(torch.randn(2, 3, 5, 7)).shape == (2, 1, 20, 28)
+
+
+def test_conv_decoder_is_torch_sequential() -> None:
+    h = torch.randn(5, 3, 4, 6)
+    transposed = ConvDecoder((3, 4, 2))
+    a, b = transposed.layers
+    assert a.kernel_size == (4, 4)
+    torch.testing.assert_close(transposed(h), nn.Sequential(a, nn.ReLU(), b)(h))
+    bilinear = ConvDecoder((3, 4, 2), upsampling="bilinear")
+    a, b = bilinear.layers
+    assert a.kernel_size == (3, 3)
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(bilinear(h), nn.Sequential(up, a, nn.ReLU(), up, b)(h))
+
+
+def test_bilinear_decoder_maps_a_constant_to_a_constant() -> None:
+    for upsampling, flat in (("bilinear", True), ("transposed", False)):
+        out = ConvDecoder((3, 1), upsampling=upsampling)(torch.ones(1, 3, 8, 8))
+        inner = out[..., 2:-2, 2:-2]
+        assert torch.allclose(inner, inner.mean()) == flat
+
+
+@pytest.mark.parametrize("block", [ConvEncoder, ConvDecoder])
+@pytest.mark.parametrize("channels", [(), (3,), (3, 0)])
+def test_conv_blocks_refuse_bad_channels(block: type[nn.Module], channels: tuple[int]) -> None:
+    with pytest.raises(ValueError, match="channels must be two or more positive widths, got"):
+        block(channels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"upsampling": "nearest"}, "upsampling must be one of 'transposed', 'bilinear'"),
+        ({"kernel_size": 0}, "kernel_size must be a positive integer, got 0"),
+        (
+            {"upsampling": "bilinear", "kernel_size": 4},
+            "kernel_size must be odd after bilinear upsampling, got 4",
+        ),
+    ],
+)
+def test_conv_decoder_refuses_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConvDecoder((3, 1), **arguments)
 
 
 def test_checks_name_argument_value_and_expectation() -> None:
