@@ -1,6 +1,6 @@
 r"""Kullback–Leibler divergences in closed form, in nats: one function an equation.
 
-Derivations: ``book/vae.md`` for the Gaussians.
+Derivations: ``book/vae.md`` for the Gaussians, ``book/sparse.md`` for the Bernoullis.
 """
 
 import torch
@@ -76,6 +76,8 @@ def gaussian_kl_between(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p
 def bernoulli_kl(rho: float, rho_hat: Tensor) -> Tensor:
     r"""KL divergence from a Bernoulli of mean ``rho`` to one of mean ``rho_hat``.
 
+    Implements :eq:`eq-sparse-bernoulli-kl`:
+
     .. math:: \mathrm{KL}(\rho \,\|\, \hat\rho) = \rho \log \frac{\rho}{\hat\rho}
         + (1 - \rho) \log \frac{1 - \rho}{1 - \hat\rho} .
 
@@ -94,12 +96,17 @@ def bernoulli_kl(rho: float, rho_hat: Tensor) -> Tensor:
         >>> bernoulli_kl(0.5, torch.tensor([0.5, 0.25]))
         tensor([0.0000, 0.1438])
     """
-    if not 0 < rho < 1:
-        raise ValueError(f"rho must lie strictly between 0 and 1, got {rho}")
+    check_rho(rho)
     target = torch.as_tensor(rho, dtype=rho_hat.dtype, device=rho_hat.device)
     active = target * (torch.log(target) - torch.log(rho_hat))
     silent = (1 - target) * (torch.log1p(-target) - torch.log1p(-rho_hat))
     return active + silent
+
+
+def check_rho(rho: float) -> None:
+    """Raise a ``ValueError`` when the mean is none that a Bernoulli unit can aim at."""
+    if not 0 < rho < 1:
+        raise ValueError(f"rho must lie strictly between 0 and 1, got {rho}")
 
 
 def _same_shapes(**tensors: Tensor) -> None:

@@ -1,6 +1,6 @@
 r"""The building blocks that the models share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -8,6 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "TiedMLP", "reparametrise"]
+
+#: What a model may apply to its code, by the name its constructor takes.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": nn.Identity(),
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+}
 
 
 class MLP(nn.Module):

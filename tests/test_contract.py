@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import aecore
+from aecore.models.contractive import ContractiveAutoencoder
 from aecore.models.convolutional import ConvolutionalAutoencoder
 from aecore.models.denoising import DenoisingAutoencoder
 from aecore.models.linear import LinearAutoencoder
+from aecore.models.pretraining import StackedAutoencoder
+from aecore.models.sparse import SparseAutoencoder, TopKAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
 
@@ -41,6 +44,16 @@ MODELS = {
     "denoising gaussian": DenoisingAutoencoder(
         **SIZES, hidden=(4,), likelihood="gaussian", corruption="gaussian", activation="relu"
     ),
+    "sparse l1": SparseAutoencoder(**SIZES, lam=0.3),
+    "sparse kl": SparseAutoencoder(**SIZES, penalty="kl", lam=0.3),
+    "sparse kl running": SparseAutoencoder(**SIZES, penalty="kl", lam=0.3, momentum=0.9),
+    "top-k": TopKAutoencoder(**SIZES, k=1),
+    "contractive": ContractiveAutoencoder(**SIZES, lam=0.3),
+    "contractive exact": ContractiveAutoencoder(
+        **SIZES, lam=0.3, hidden=(4,), activation="identity", penalty="exact", tied=False
+    ),
+    "contractive hutchinson": ContractiveAutoencoder(**SIZES, lam=0.3, penalty="hutchinson"),
+    "stacked": StackedAutoencoder(n_inputs=D, hidden=(4, L)),
 }
 MODULES = [
     importlib.import_module(info.name)
@@ -192,6 +205,9 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
             "evaluation.linear_probe",
             "(features, labels, test_features, test_labels, *, c=0.01, max_iter=1000)",
         ),
+        ("models.contractive.contractive_penalty", "(h, weight)"),
+        ("models.contractive.jacobian_penalty", "(encode, x)"),
+        ("models.contractive.hutchinson_penalty", "(encode, x, n_samples=1, generator=None)"),
         ("saving.save", "(model, path)"),
         ("saving.load_model", "(path)"),
         (
@@ -219,6 +235,20 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
             "models.denoising.DenoisingAutoencoder",
             "(*, n_inputs, n_latents, hidden=(), likelihood='bernoulli', activation='identity', "
             "corruption='masking', level=0.2)",
+        ),
+        (
+            "models.sparse.SparseAutoencoder",
+            "(*, n_inputs, n_latents, penalty='l1', lam, rho=0.05, momentum=0.0, "
+            "likelihood='bernoulli')",
+        ),
+        (
+            "models.sparse.TopKAutoencoder",
+            "(*, n_inputs, n_latents, k, likelihood='bernoulli')",
+        ),
+        (
+            "models.contractive.ContractiveAutoencoder",
+            "(*, n_inputs, n_latents, lam=0.1, hidden=(), likelihood='bernoulli', "
+            "activation='sigmoid', penalty='closed form', tied=True)",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Identities of aecore.divergences; derivations in book/vae.md."""
+"""Identities of aecore.divergences; derivations in book/vae.md and book/sparse.md."""
 
 import math
 
@@ -241,7 +241,7 @@ def test_gaussian_kl_between_refuses_shapes_that_differ() -> None:
 
 @pytest.mark.parametrize("rho", [1e-6, 0.05, 0.5, 0.9])
 def test_bernoulli_kl_is_torchs(rho: float) -> None:
-    """Closed form against torch.distributions."""
+    """eq-sparse-bernoulli-kl: closed form against torch.distributions."""
     rho_hat = torch.rand(5, 2).clamp(1e-3, 1 - 1e-3)
 
     kl = bernoulli_kl(rho, rho_hat)
@@ -252,7 +252,7 @@ def test_bernoulli_kl_is_torchs(rho: float) -> None:
 
 
 def test_bernoulli_kl_is_the_mean_log_ratio_of_samples() -> None:
-    """Closed form against Monte Carlo."""
+    """eq-sparse-bernoulli-kl: closed form against Monte Carlo."""
     rho, rho_hat = 0.2, torch.tensor(0.6)
     p, q = Bernoulli(torch.tensor(rho)), Bernoulli(rho_hat)
     x = p.sample((200_000,))
@@ -264,7 +264,7 @@ def test_bernoulli_kl_is_the_mean_log_ratio_of_samples() -> None:
 
 
 def test_bernoulli_kl_has_its_minimum_zero_where_the_means_agree() -> None:
-    """Value and gradient at the optimum."""
+    """eq-sparse-bernoulli-kl: value and gradient at the optimum."""
     rho_hat = torch.tensor([0.05], requires_grad=True)
 
     kl = bernoulli_kl(0.05, rho_hat)
@@ -279,7 +279,7 @@ def test_bernoulli_kl_has_its_minimum_zero_where_the_means_agree() -> None:
 def test_bernoulli_kl_is_never_negative_and_symmetric_in_the_two_outcomes(
     rho: float, rho_hat: float
 ) -> None:
-    """Renaming one and zero changes nothing."""
+    """eq-sparse-bernoulli-kl: renaming one and zero changes nothing."""
     observed = torch.tensor([rho_hat], dtype=torch.float64)
 
     kl = bernoulli_kl(rho, observed)
@@ -290,7 +290,7 @@ def test_bernoulli_kl_is_never_negative_and_symmetric_in_the_two_outcomes(
 
 
 def test_bernoulli_kl_is_infinite_for_units_that_never_or_always_fire() -> None:
-    """A mean of zero or one makes an outcome impossible that the target wants."""
+    """eq-sparse-bernoulli-kl: it makes an outcome impossible that the target wants."""
     kl = bernoulli_kl(0.05, torch.tensor([0.0, 1.0]))
 
     assert (kl == math.inf).all()
@@ -298,6 +298,6 @@ def test_bernoulli_kl_is_infinite_for_units_that_never_or_always_fire() -> None:
 
 @pytest.mark.parametrize("rho", [0.0, 1.0, -0.1, 1.5, math.nan])
 def test_bernoulli_kl_refuses_a_target_outside_the_open_interval(rho: float) -> None:
-    """The message names the value."""
+    """eq-sparse-bernoulli-kl: the message names the value."""
     with pytest.raises(ValueError, match=rf"rho must lie strictly between 0 and 1, got {rho}"):
         bernoulli_kl(rho, torch.tensor([0.5]))

@@ -10,9 +10,12 @@ from torch import nn
 
 import aecore.saving
 from aecore import load_model, save
+from aecore.models.contractive import ContractiveAutoencoder
 from aecore.models.convolutional import ConvolutionalAutoencoder
 from aecore.models.denoising import DenoisingAutoencoder
 from aecore.models.linear import LinearAutoencoder
+from aecore.models.pretraining import Classifier, StackedAutoencoder
+from aecore.models.sparse import SparseAutoencoder, TopKAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
 
@@ -27,6 +30,13 @@ MODELS = [
     VAE(n_inputs=4, n_latents=2, likelihood="gaussian", log_var="optimal"),
     ConvolutionalAutoencoder(shape=(1, 2, 2), n_latents=2, channels=[3], upsampling="bilinear"),
     DenoisingAutoencoder(n_inputs=4, n_latents=5, activation="relu", level=0.3),
+    SparseAutoencoder(n_inputs=4, n_latents=5, lam=0.1),
+    SparseAutoencoder(n_inputs=4, n_latents=5, penalty="kl", lam=0.1, rho=0.2, momentum=0.9),
+    TopKAutoencoder(n_inputs=4, n_latents=5, k=2),
+    ContractiveAutoencoder(n_inputs=4, n_latents=5, lam=0.2),
+    ContractiveAutoencoder(n_inputs=4, n_latents=5, lam=0.2, hidden=[3], penalty="hutchinson"),
+    StackedAutoencoder(n_inputs=4, hidden=[5, 3], activation="sigmoid"),
+    Classifier(n_inputs=4, hidden=[5, 3], n_classes=2),
 ]
 
 

@@ -1,21 +1,15 @@
 r"""Denoising autoencoder. Derivation: ``book/denoising.md``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from aecore.corruption import check_corruption, corrupt
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import MLP, check_choice, check_sizes, check_width
+from aecore.nn import ACTIVATIONS, MLP, check_choice, check_sizes, check_width
 
 __all__ = ["DenoisingAutoencoder", "gaussian_denoiser", "psnr"]
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda h: h,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-}
 
 
 class DenoisingAutoencoder(nn.Module):
@@ -64,7 +58,7 @@ class DenoisingAutoencoder(nn.Module):
         super().__init__()
         check_sizes(n_inputs=n_inputs, n_latents=n_latents)
         check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
-        check_choice("activation", activation, tuple(_ACTIVATIONS))
+        check_choice("activation", activation, tuple(ACTIVATIONS))
         check_corruption(corruption, level)
         self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
         self.likelihood, self.activation = likelihood, activation
@@ -80,7 +74,7 @@ class DenoisingAutoencoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Map data ``(B, D)``, taken as they are, to codes ``(B, L)``."""
         check_width("x", x, self.n_inputs)
-        return _ACTIVATIONS[self.activation](self.encoder(x))
+        return ACTIVATIONS[self.activation](self.encoder(x))
 
     def decode(self, h: Tensor) -> Tensor:
         """Map codes ``(B, L)`` to logits (Bernoulli) or means (Gaussian), ``(B, D)``."""
