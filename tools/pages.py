@@ -221,11 +221,14 @@ def results_page(executed: dict[str, Path], profile: str, *, complete: bool) -> 
     }
     rows = []
     for row in ledger:
-        value = glued.get(row["chapter"], {}).get(row["key"])
-        if value is None and complete:
-            raise ValueError(f"{LEDGER}: chapter {row['chapter']!r} glues no {row['key']!r}")
-        if value is not None and "error" in row:
-            value += f" ± {glued[row['chapter']][row['error']]}"
+        keys = [row[name] for name in ("key", "error") if name in row]
+        values = glued.get(row["chapter"], {})
+        if absent := [key for key in keys if key not in values]:
+            if complete:
+                raise ValueError(f"{LEDGER}: chapter {row['chapter']!r} glues no {absent[0]!r}")
+            value = "—"
+        else:
+            value = " ± ".join(values[key] for key in keys)
         in_book = row["chapter"] in executed
         published = row.get("published", "—")
         if "source" in row:
@@ -233,7 +236,7 @@ def results_page(executed: dict[str, Path], profile: str, *, complete: bool) -> 
         rows.append([
             f"{{doc}}`../{row['chapter']}`" if in_book else row["chapter"],
             row["what"],
-            value or "—",
+            value,
             row["conditions"],
             published,
             "yes" if row["comparable"] else "no",
