@@ -173,7 +173,7 @@ def linear_probe(
         ValueError: If the shapes do not fit, or ``c`` is not positive.
 
     Source:
-        Alain and Bengio (2017) for the name.
+        Alain and Bengio (2016) for the name.
     """
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
         raise ValueError(

@@ -111,7 +111,8 @@ def fit(
 
     Args:
         model: A module whose ``loss(x, y=None)`` returns named terms of shape ``(B,)``; left on the
-            device trained on. Its ``after_step()``, where it has one, is called after each update.
+            device trained on, in training mode. Its ``after_step()``, where it has one, is called
+            after each update.
         x: Training data, shape ``(N, D)``.
         y: Labels, shape ``(N,)``, handed to ``loss``.
         epochs: Passes over the data.
@@ -176,6 +177,7 @@ def fit(
             stop = run.report(on_epoch, place)
         else:
             stop = False
+        model.train()
         while len(run.history) < epochs and not stop:
             began = time.perf_counter()
             bar.set_description(f"epoch {len(run.history) + 1}/{epochs}")

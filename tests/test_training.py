@@ -231,6 +231,22 @@ def test_callback_sees_the_terms_and_can_stop() -> None:
     assert len(history) == 2
 
 
+def test_model_in_evaluation_mode_is_trained_in_training_mode() -> None:
+    class Watched(Mean):
+        def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+            modes.append(self.training)
+            return super().loss(x, y)
+
+    modes: list[bool] = []
+    model = Watched().eval()
+
+    fit(model, torch.zeros(5, 1), epochs=2, progress=False)
+
+    assert modes
+    assert all(modes)
+    assert model.training
+
+
 def test_callback_may_switch_to_evaluation_mode() -> None:
     model = VAE(n_inputs=2, n_latents=1, likelihood="gaussian", log_var="optimal")
     fit(model, torch.randn(6, 2), epochs=2, device="cpu",
