@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import aecore
+from aecore.models.adversarial import AdversarialAutoencoder
+from aecore.models.beta_vae import BetaVAE
+from aecore.models.conditional_vae import ConditionalVAE
 from aecore.models.contractive import ContractiveAutoencoder
 from aecore.models.convolutional import ConvolutionalAutoencoder
 from aecore.models.denoising import DenoisingAutoencoder
+from aecore.models.iwae import IWAE
 from aecore.models.linear import LinearAutoencoder
 from aecore.models.pretraining import StackedAutoencoder
 from aecore.models.sparse import SparseAutoencoder, TopKAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
+from aecore.models.vq_vae import VQVAE
 
 D, L = 6, 2
 SIZES = {"n_inputs": D, "n_latents": L}
@@ -36,6 +41,19 @@ MODELS = {
     "vae": VAE(n_inputs=D, n_latents=L),
     "vae learned": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="learned"),
     "vae optimal": VAE(n_inputs=D, n_latents=L, likelihood="gaussian", log_var="optimal"),
+    "iwae": IWAE(n_inputs=D, n_latents=L),
+    "iwae doubly": IWAE(
+        n_inputs=D,
+        n_latents=L,
+        likelihood="gaussian",
+        log_var="learned",
+        n_samples=3,
+        estimator="doubly reparametrised",
+    ),
+    "beta-vae": BetaVAE(n_inputs=D, n_latents=L, beta=4.0),
+    "beta-vae gaussian": BetaVAE(
+        n_inputs=D, n_latents=L, beta=0.3, likelihood="gaussian", log_var="learned"
+    ),
     "convolutional": ConvolutionalAutoencoder(**IMAGE),
     "convolutional bilinear": ConvolutionalAutoencoder(
         **IMAGE, likelihood="gaussian", upsampling="bilinear"
@@ -54,6 +72,18 @@ MODELS = {
     ),
     "contractive hutchinson": ContractiveAutoencoder(**SIZES, lam=0.3, penalty="hutchinson"),
     "stacked": StackedAutoencoder(n_inputs=D, hidden=(4, L)),
+    "conditional vae": ConditionalVAE(**SIZES, n_classes=3),
+    "conditional vae learned": ConditionalVAE(
+        **SIZES, n_classes=3, likelihood="gaussian", learned_prior=True
+    ),
+    "vq-vae": VQVAE(**IMAGE, n_codes=4),
+    "vq-vae moving average": VQVAE(
+        **IMAGE, n_codes=4, likelihood="gaussian", codebook="moving average", revive=0.1
+    ),
+    "adversarial": AdversarialAutoencoder(**SIZES, lam=0.3),
+    "adversarial mmd": AdversarialAutoencoder(
+        **SIZES, lam=0.3, match="mmd", target="swiss roll", likelihood="gaussian"
+    ),
 }
 MODULES = [
     importlib.import_module(info.name)
@@ -73,9 +103,15 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return MODELS[request.param].to(torch.float64)
 
 
+def given(model: nn.Module, n: int) -> tuple[Tensor, ...]:
+    """What a conditional model is called with beside ``x`` or ``z``: labels; others, nothing."""
+    n_classes = getattr(model, "n_classes", None)
+    return () if n_classes is None else (torch.arange(n) % n_classes,)
+
+
 def loss(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    return model.loss(x)
+    return model.loss(x, *given(model, len(x)))
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -103,26 +139,36 @@ def test_terms_are_sums_over_an_examples_own_pixels(model: nn.Module) -> None:
         model.eval()  # in training its variance is the batch's, and says so
     x = torch.rand(4, D)
     noise = torch.randn(4, L)
-    if isinstance(model, VAE):
-        each = [model.nll(x[i : i + 1], noise[i : i + 1]) for i in range(4)]
-        torch.testing.assert_close(model.nll(x, noise), torch.cat(each))
+    y = given(model, 4)
+    if hasattr(model, "nll"):
+        each = [model.nll(*(t[i : i + 1] for t in (x, noise, *y))) for i in range(4)]
+        torch.testing.assert_close(model.nll(x, noise, *y), torch.cat(each))
     else:
         each = [model.loss(x[i : i + 1])["reconstruction"] for i in range(4)]
         torch.testing.assert_close(model.loss(x)["reconstruction"], torch.cat(each))
 
 
 def test_encode_and_decode_have_the_contracts_shapes(model: nn.Module) -> None:
-    code = model.encode(torch.rand(7, D))
+    code = model.encode(torch.rand(7, D), *given(model, 7))
+    if isinstance(model, VQVAE):  # its codes are a grid of indices
+        assert code.shape == (7, *model.grid)
+        assert code.dtype == torch.int64
+        assert model.decode(code).shape == (7, D)
+        return
     for part in code if isinstance(code, tuple) else (code,):
         assert part.shape == (7, L)
-    assert model.decode(torch.randn(7, L)).shape == (7, D)
+    assert model.decode(torch.randn(7, L), *given(model, 7)).shape == (7, D)
 
 
 def test_wrong_widths_are_named(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"x must have shape \(..., 6\), got \(7, 5\)"):
-        model.encode(torch.rand(7, 5))
+        model.encode(torch.rand(7, 5), *given(model, 7))
+    if isinstance(model, VQVAE):
+        with pytest.raises(ValueError, match=r"indices must have shape \(B, 1, 2\), got \(7, 3\)"):
+            model.decode(torch.zeros(7, 3, dtype=torch.long))
+        return
     with pytest.raises(ValueError, match=r"[hz] must have shape \(..., 2\), got \(7, 3\)"):
-        model.decode(torch.rand(7, 3))
+        model.decode(torch.rand(7, 3), *given(model, 7))
 
 
 def test_every_parameter_gets_a_gradient(model: nn.Module) -> None:
@@ -138,13 +184,14 @@ def test_probabilistic_models_have_prior_and_nll(model: nn.Module) -> None:
     if not hasattr(model, "prior"):
         assert not hasattr(model, "nll")
         return
-    prior = model.prior()
+    y = given(model, 7)
+    prior = model.prior(*y)
     assert isinstance(prior, Distribution)
-    z = prior.sample((7,))
+    z = prior.sample(() if y else (7,))
     assert z.shape == (7, L)
     assert z.dtype == torch.float64
     assert prior.log_prob(z).shape == (7,)
-    assert model.nll(torch.rand(7, D), z).shape == (7,)
+    assert model.nll(torch.rand(7, D), z, *y).shape == (7,)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -186,6 +233,8 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
     [
         ("data.load", "(name, split='train', *, n=None, root=None, source=None)"),
         ("synthetic.swiss_roll", "(n, *, noise=0.0, generator=None)"),
+        ("synthetic.LinearGaussian", "(weight, bias, log_var)"),
+        ("synthetic.sprites", "(n, *, size=32, generator=None)"),
         ("corruption.gaussian_noise", "(x, std, generator=None)"),
         ("corruption.masking_noise", "(x, p, generator=None)"),
         ("corruption.salt_and_pepper", "(x, p, generator=None)"),
@@ -195,15 +244,28 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
         ("divergences.gaussian_kl", "(mu, log_var)"),
         ("divergences.gaussian_kl_between", "(mu_q, log_var_q, mu_p, log_var_p)"),
         ("divergences.bernoulli_kl", "(rho, rho_hat)"),
+        ("divergences.mmd", "(x, y, bandwidths=(0.2, 0.5, 1.0, 2.0, 5.0))"),
         ("evaluation.elbo", "(model, x, *, y=None, n_samples=1, generator=None)"),
         (
             "evaluation.log_likelihood",
             "(model, x, *, y=None, n_samples=5000, batch_size=None, generator=None)",
         ),
+        ("evaluation.log_weights", "(model, x, *, y=None, n_samples, generator=None)"),
+        ("evaluation.effective_sample_size", "(log_w)"),
+        ("evaluation.active_units", "(model, x, *, threshold=0.01)"),
+        (
+            "evaluation.class_log_likelihood",
+            "(model, x, *, n_samples, batch_size=None, generator=None)",
+        ),
         ("evaluation.principal_angles", "(a, b)"),
         (
             "evaluation.linear_probe",
             "(features, labels, test_features, test_labels, *, c=0.01, max_iter=1000)",
+        ),
+        ("evaluation.mutual_information_gap", "(codes, factors, *, n_bins=20)"),
+        (
+            "evaluation.factor_vae_score",
+            "(codes, factors, *, n_votes=800, group_size=64, generator=None)",
         ),
         ("models.contractive.contractive_penalty", "(h, weight)"),
         ("models.contractive.jacobian_penalty", "(encode, x)"),
@@ -225,6 +287,20 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
         (
             "models.vae.VAE",
             "(*, n_inputs, n_latents, hidden=(400,), likelihood='bernoulli', log_var=0.0)",
+        ),
+        (
+            "models.iwae.IWAE",
+            "(*, n_inputs, n_latents, hidden=(400,), likelihood='bernoulli', log_var=0.0, "
+            "n_samples=5, estimator='pathwise')",
+        ),
+        (
+            "models.beta_vae.BetaVAE",
+            "(*, n_inputs, n_latents, beta, hidden=(400,), likelihood='bernoulli', log_var=0.0)",
+        ),
+        (
+            "models.conditional_vae.ConditionalVAE",
+            "(*, n_inputs, n_latents, n_classes=None, n_features=None, hidden=(400,), "
+            "likelihood='bernoulli', log_var=0.0, learned_prior=False, label_scale=10.0)",
         ),
         (
             "models.convolutional.ConvolutionalAutoencoder",
@@ -249,6 +325,16 @@ def test_public_docstrings_say_what_goes_in_and_out(module: ModuleType, name: st
             "models.contractive.ContractiveAutoencoder",
             "(*, n_inputs, n_latents, lam=0.1, hidden=(), likelihood='bernoulli', "
             "activation='sigmoid', penalty='closed form', tied=True)",
+        ),
+        (
+            "models.vq_vae.VQVAE",
+            "(*, shape=(1, 28, 28), n_latents, n_codes, channels=(16, 32), "
+            "likelihood='bernoulli', beta=0.25, codebook='gradient', decay=0.99, revive=0.0)",
+        ),
+        (
+            "models.adversarial.AdversarialAutoencoder",
+            "(*, n_inputs, n_latents, hidden=(400,), target='gaussian', likelihood='bernoulli', "
+            "match='adversarial', lam=10.0, critic=(200, 200), saturating=False)",
         ),
     ],
 )

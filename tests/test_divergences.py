@@ -1,4 +1,4 @@
-"""Identities of aecore.divergences; derivations in book/vae.md and book/sparse.md."""
+"""Identities of aecore.divergences; derivations in book/{vae,sparse,adversarial}.md."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from aecore.divergences import bernoulli_kl, gaussian_kl, gaussian_kl_between
+from aecore.divergences import bernoulli_kl, gaussian_kl, gaussian_kl_between, mmd, mmd_test
 
 numbers = st.floats(-4, 4)
 rows = st.integers(1, 3).flatmap(
@@ -301,3 +301,145 @@ def test_bernoulli_kl_refuses_a_target_outside_the_open_interval(rho: float) -> 
     """eq-sparse-bernoulli-kl: the message names the value."""
     with pytest.raises(ValueError, match=rf"rho must lie strictly between 0 and 1, got {rho}"):
         bernoulli_kl(rho, torch.tensor([0.5]))
+
+
+# mmd and its test
+
+
+def gaussian_mmd(mu: Tensor, var: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+    """Squared MMD between N(mu[0], diag var[0]) and N(mu[1], diag var[1]), in closed form."""
+
+    def mean_kernel(i: int, j: int) -> Tensor:
+        terms = []
+        for s in bandwidths:
+            spread = s**2 + var[i] + var[j]
+            factor = (s**2 / spread).sqrt()
+            terms.append((factor * torch.exp(-0.5 * (mu[i] - mu[j]).square() / spread)).prod())
+        return torch.stack(terms).mean()
+
+    return mean_kernel(0, 0) + mean_kernel(1, 1) - 2 * mean_kernel(0, 1)
+
+
+@pytest.mark.parametrize("bandwidths", [(1.0,), (0.3, 2.0)])
+def test_mmd_is_the_sum_over_pairs(bandwidths: tuple[float, ...]) -> None:
+    """eq-adversarial-mmd-unbiased: by loops, with no pair of a point and itself."""
+    x, y = torch.randn(4, 3), torch.randn(6, 3) + 1
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        squared = (a - b).square().sum()
+        return sum(torch.exp(-squared / (2 * s**2)) for s in bandwidths) / len(bandwidths)
+
+    within = [
+        sum(k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j)
+        / (len(s) * (len(s) - 1))
+        for s in (x, y)
+    ]
+    cross = sum(k(a, b) for a in x for b in y) / 24
+
+    torch.testing.assert_close(mmd(x, y, bandwidths), sum(within) - 2 * cross)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8])
+def test_mmd_is_unbiased(shift: float) -> None:
+    """eq-adversarial-mmd-unbiased, eq-adversarial-gaussian-mmd: at five points a sample."""
+    mu = torch.tensor([[0.0, 0.0], [shift, -shift]])
+    var = torch.tensor([[1.0, 0.5], [1.0, 0.5 + shift]])
+    estimates = torch.stack(
+        [
+            mmd(*(m + v.sqrt() * torch.randn(5, 2) for m, v in zip(mu, var, strict=True)))
+            for _ in range(5000)
+        ]
+    )
+
+    expected = gaussian_mmd(mu, var, (0.2, 0.5, 1.0, 2.0, 5.0))
+    error = estimates.std() / math.sqrt(len(estimates))
+    assert (estimates.mean() - expected).abs() < 5 * error
+    assert (expected == 0) == (shift == 0)
+    # what a sum with the diagonal would have added is far outside the band
+    assert 10 * error < 0.4 / 5
+
+
+def test_mmd_may_be_negative_and_is_zero_in_the_mean_where_the_two_agree() -> None:
+    """eq-adversarial-mmd-unbiased."""
+    estimates = torch.stack([mmd(torch.randn(10, 2), torch.randn(7, 2)) for _ in range(1000)])
+
+    assert (estimates < 0).double().mean() > 0.3
+    assert estimates.mean().abs() < 5 * estimates.std() / math.sqrt(1000)
+
+
+@properties
+@given(st.integers(2, 5), st.integers(2, 5), st.floats(0.1, 10), numbers)
+def test_mmd_is_symmetric_and_does_not_change_under_a_change_of_units(
+    n: int, m: int, scale: float, shift: float
+) -> None:
+    """eq-adversarial-mmd-unbiased."""
+    x, y = torch.randn(n, 2), torch.randn(m, 2)
+
+    found = mmd(scale * x + shift, scale * y + shift, (scale, 2 * scale))
+
+    torch.testing.assert_close(found, mmd(y, x, (1.0, 2.0)))
+
+
+def test_mmd_has_a_gradient_everywhere() -> None:
+    """eq-adversarial-mmd-unbiased: also where points coincide."""
+    x = torch.zeros(3, 2, requires_grad=True)
+
+    mmd(x, torch.ones(4, 2)).backward()
+
+    assert x.grad.isfinite().all()
+    assert (x.grad < 0).all()  # towards the other sample
+
+
+@pytest.mark.parametrize("function", [mmd, mmd_test])
+def test_mmd_refuses_what_it_cannot_compare(function: object) -> None:
+    """eq-adversarial-mmd-unbiased, eq-adversarial-permutation."""
+    x = torch.randn(3, 2)
+    with pytest.raises(
+        ValueError, match=r"shapes \(n, L\) and \(m, L\), got \(3, 2\) and \(3, 1\)"
+    ):
+        function(x, x[:, :1])
+    with pytest.raises(ValueError, match=r"got \(3,\) and \(3,\)"):
+        function(x[:, 0], x[:, 0])
+    with pytest.raises(ValueError, match="at least two rows each .* got 3 and 1"):
+        function(x, x[:1])
+    for bandwidths in ((1.0, 0.0), (-1.0,), (math.nan,), ()):
+        with pytest.raises(ValueError, match="bandwidths must all be positive, got"):
+            function(x, x, bandwidths)
+
+
+def test_permutation_test_ranks_the_statistic_among_relabellings() -> None:
+    """eq-adversarial-permutation: every relabelling by hand, with the same permutations."""
+    x, y = torch.randn(5, 2), torch.randn(7, 2) + 0.7
+    pooled = torch.cat([x, y])
+    generator = torch.Generator().manual_seed(3)
+    others = []
+    for _ in range(50):
+        order = torch.randperm(12, generator=generator)
+        others.append(mmd(pooled[order[:5]], pooled[order[5:]]))
+
+    p = mmd_test(x, y, n_permutations=50, generator=torch.Generator().manual_seed(3))
+
+    expected = (1 + sum(bool(other >= mmd(x, y)) for other in others)) / 51
+    torch.testing.assert_close(p, expected)
+    assert 1 / 51 < p < 1
+
+
+def test_permutation_test_keeps_its_level_and_has_power() -> None:
+    """eq-adversarial-permutation: rejects at most 10 % where the two agree."""
+    levels = [
+        mmd_test(torch.randn(12, 2), torch.randn(9, 2), n_permutations=39) for _ in range(600)
+    ]
+    share = sum(p <= 0.1 for p in levels) / 600
+
+    error = math.sqrt(0.1 * 0.9 / 600)
+    assert abs(share - 0.1) < 5 * error
+    assert mmd_test(torch.randn(50, 2), torch.randn(50, 2) + 2) == 1 / 201
+
+
+def test_permutation_test_never_rejects_equal_points() -> None:
+    """eq-adversarial-permutation: ties count as at least as large."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.ones(6, 2, dtype=dtype)
+        assert mmd_test(x, x, n_permutations=20) == 1.0
+    with pytest.raises(ValueError, match="n_permutations must be a positive integer, got 0"):
+        mmd_test(x, x, n_permutations=0)

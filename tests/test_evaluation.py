@@ -1,4 +1,4 @@
-"""Identities of aecore.evaluation's likelihood bounds; derivations in book/vae.md.
+"""Identities of aecore.evaluation's likelihood bounds; derivations in book/vae.md and book/iwae.md.
 
 Most lean on a linear-Gaussian model, whose evidence and posterior are known exactly.
 """
@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from aecore.divergences import gaussian_kl, gaussian_kl_between
-from aecore.evaluation import elbo, linear_probe, log_likelihood
+from aecore.evaluation import (
+    active_units,
+    effective_sample_size,
+    elbo,
+    linear_probe,
+    log_likelihood,
+    log_weights,
+)
 from aecore.models.vae import VAE
 
 N_INPUTS, N_LATENTS, PIXEL_VAR = 5, 3, 0.5
@@ -68,7 +75,7 @@ def assert_within_5_standard_errors(samples: Tensor, exact: Tensor) -> None:
 class Labelled(nn.Module):
     """A conditional model: the prior's mean is the label; log p(x) is known."""
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return 0.5 * x, torch.zeros_like(x)
 
     def nll(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -326,6 +333,108 @@ def test_bounds_in_training_use_the_kept_variance_not_the_test_datas(
 @pytest.mark.parametrize("measure", [elbo, log_likelihood])
 def test_no_examples_give_no_numbers(measure: Callable[..., Tensor]) -> None:
     assert measure(VAE(n_inputs=3, n_latents=2), torch.rand(0, 3)).shape == (0,)
+
+
+# log_weights, effective_sample_size, active_units
+
+
+@pytest.mark.parametrize("n_samples", [1, 5, 3000])
+@pytest.mark.parametrize("n_inputs", [N_INPUTS, 2000])
+def test_log_weights_at_the_exact_posterior_are_the_log_evidence(
+    exact: tuple[VAE, MultivariateNormal, Tensor], n_samples: int, n_inputs: int
+) -> None:
+    """eq-iwae-weight: sign and constants included; wide data go through in several passes."""
+    model, evidence, x = exact
+    expected = evidence.log_prob(x)
+    if n_inputs > N_INPUTS:
+        padded = VAE(n_inputs=n_inputs, n_latents=3, hidden=(), likelihood="gaussian")
+        padded.decoder_log_var.fill_(math.log(PIXEL_VAR))
+        more = n_inputs - N_INPUTS
+        for old, new in zip(model.parameters(), padded.parameters(), strict=True):
+            new.data.zero_()
+            new.data[tuple(slice(n) for n in old.shape)] = old.data
+        x = torch.cat([x, torch.zeros(len(x), more)], dim=1)
+        expected = expected - 0.5 * more * math.log(2 * math.pi * PIXEL_VAR)
+        model = padded
+
+    log_w = log_weights(model, x, n_samples=n_samples)
+
+    assert log_w.shape == (n_samples, len(x))
+    torch.testing.assert_close(log_w, expected.expand_as(log_w))
+
+
+def test_log_weights_make_the_bound(exact: tuple[VAE, MultivariateNormal, Tensor]) -> None:
+    """eq-iwae-weight, eq-vae-importance-weighted-bound: same noise, same value."""
+    model, _, x = exact
+    make_wrong(model)
+
+    log_w = log_weights(model, x, n_samples=9, generator=torch.Generator().manual_seed(4))
+    bound = log_likelihood(model, x, n_samples=9, generator=torch.Generator().manual_seed(4))
+
+    torch.testing.assert_close(log_w.logsumexp(dim=0) - math.log(9), bound)
+
+
+def test_log_weights_follow_each_examples_label() -> None:
+    """eq-iwae-weight."""
+    x, y = torch.randn(4, 2), torch.tensor([0, 1, 2, 3])
+    log_w = log_weights(Labelled(), x, y=y, n_samples=3, generator=torch.Generator().manual_seed(6))
+    noise = torch.randn(12, 2, generator=torch.Generator().manual_seed(6)).reshape(3, 4, 2)
+    z = 0.5 * x + noise
+    expected = (
+        Normal(z, 1.0).log_prob(x)
+        + Normal(y[:, None].to(x), 1.0).log_prob(z)
+        - Normal(0.5 * x, 1.0).log_prob(z)
+    ).sum(dim=-1)
+    torch.testing.assert_close(log_w, expected)
+
+
+def test_log_weights_refuse_fewer_than_one_sample() -> None:
+    """eq-iwae-weight."""
+    model = VAE(n_inputs=4, n_latents=2)
+    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+        log_weights(model, torch.rand(3, 4), n_samples=0)
+    assert log_weights(model, torch.rand(0, 4), n_samples=2).shape == (2, 0)
+
+
+def test_effective_sample_size_is_the_ratio_of_the_weights() -> None:
+    """eq-iwae-ess: by example, at its two ends, and at any scale."""
+    log_w = torch.randn(7, 5)
+    w = log_w.exp()
+    expected = w.sum(dim=0).square() / w.square().sum(dim=0)
+    for shift in (0.0, -5000.0, 5000.0):
+        # adding 5,000 rounds the log-weights to about 1e-12
+        torch.testing.assert_close(
+            effective_sample_size(log_w + shift), expected, rtol=1e-10, atol=0.0
+        )
+    equal, single = torch.zeros(7, 1), torch.tensor([[0.0], [-800.0], [-800.0]])
+    torch.testing.assert_close(effective_sample_size(equal), torch.tensor([7.0]))
+    torch.testing.assert_close(effective_sample_size(single), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 3), (2, 3, 4)])
+def test_effective_sample_size_names_a_wrong_shape(shape: tuple[int, ...]) -> None:
+    """eq-iwae-ess."""
+    with pytest.raises(ValueError, match=r"log_w must have shape \(S, N\) with S >= 1"):
+        effective_sample_size(torch.zeros(shape))
+
+
+def test_active_units_are_those_whose_mean_moves() -> None:
+    """eq-iwae-active-units: the variance of the mean, over data, against the threshold."""
+    model = VAE(n_inputs=3, n_latents=3, hidden=())
+    layer = model.encoder.layers[0]
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[:3] = torch.diag(torch.tensor([1.0, 0.11, 0.09]))
+        layer.weight[3:] = 5.0  # log-variances that move say nothing
+        layer.bias.fill_(7.0)  # nor does a mean far from zero
+    x = torch.randn(50, 3)
+    x = x / x.std(dim=0)  # unit variance
+
+    assert active_units(model, x).tolist() == [True, True, False]
+    assert active_units(model, x, threshold=0.001).tolist() == [True, True, True]
+    assert active_units(model, x, threshold=0.1).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="at least two examples, got 1"):
+        active_units(model, x[:1])
 
 
 # linear_probe

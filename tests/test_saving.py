@@ -10,14 +10,19 @@ from torch import nn
 
 import aecore.saving
 from aecore import load_model, save
+from aecore.models.adversarial import AdversarialAutoencoder, SemiSupervisedAutoencoder
+from aecore.models.beta_vae import BetaVAE
+from aecore.models.conditional_vae import ConditionalVAE
 from aecore.models.contractive import ContractiveAutoencoder
 from aecore.models.convolutional import ConvolutionalAutoencoder
 from aecore.models.denoising import DenoisingAutoencoder
+from aecore.models.iwae import IWAE
 from aecore.models.linear import LinearAutoencoder
 from aecore.models.pretraining import Classifier, StackedAutoencoder
 from aecore.models.sparse import SparseAutoencoder, TopKAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
+from aecore.models.vq_vae import VQVAE, CodePrior
 
 MODELS = [
     LinearAutoencoder(n_inputs=4, n_latents=2),
@@ -28,6 +33,9 @@ MODELS = [
     VAE(n_inputs=4, n_latents=2, hidden=(), likelihood="gaussian", log_var=-1.5),
     VAE(n_inputs=4, n_latents=2, likelihood="gaussian", log_var="learned"),
     VAE(n_inputs=4, n_latents=2, likelihood="gaussian", log_var="optimal"),
+    IWAE(n_inputs=4, n_latents=2, hidden=[3], n_samples=2, estimator="doubly reparametrised"),
+    BetaVAE(n_inputs=4, n_latents=2, beta=4.0),
+    BetaVAE(n_inputs=4, n_latents=2, beta=0.5, likelihood="gaussian", log_var="optimal"),
     ConvolutionalAutoencoder(shape=(1, 2, 2), n_latents=2, channels=[3], upsampling="bilinear"),
     DenoisingAutoencoder(n_inputs=4, n_latents=5, activation="relu", level=0.3),
     SparseAutoencoder(n_inputs=4, n_latents=5, lam=0.1),
@@ -37,6 +45,14 @@ MODELS = [
     ContractiveAutoencoder(n_inputs=4, n_latents=5, lam=0.2, hidden=[3], penalty="hutchinson"),
     StackedAutoencoder(n_inputs=4, hidden=[5, 3], activation="sigmoid"),
     Classifier(n_inputs=4, hidden=[5, 3], n_classes=2),
+    ConditionalVAE(n_inputs=4, n_latents=2, n_classes=2, hidden=[3]),
+    ConditionalVAE(n_inputs=4, n_latents=2, n_classes=2, learned_prior=True),
+    VQVAE(shape=(1, 2, 2), n_latents=2, n_codes=3, channels=[3]),
+    VQVAE(shape=(1, 2, 2), n_latents=2, n_codes=3, channels=[3], codebook="moving average"),
+    CodePrior(n_codes=2, grid=[2, 2], channels=3, kernel_size=3),
+    AdversarialAutoencoder(n_inputs=4, n_latents=2, target="mixture", critic=[3], saturating=True),
+    AdversarialAutoencoder(n_inputs=4, n_latents=3, hidden=[5], match="mmd", lam=2.0),
+    SemiSupervisedAutoencoder(n_inputs=4, n_latents=2, n_classes=2, hidden=[5], critic=[3]),
 ]
 
 
@@ -50,6 +66,8 @@ def test_round_trip_gives_the_same_model(
     again = load_model(tmp_path / "model.safetensors")
     assert type(again) is type(model)
     x = torch.rand(3, 4, dtype=dtype)
+    if isinstance(model, CodePrior):
+        x = x.round()  # its data are indices
     losses = []
     for m in (model, again):
         torch.manual_seed(1)

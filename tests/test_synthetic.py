@@ -1,12 +1,15 @@
-"""Identities of aecore.synthetic; derivations in book/autoencoders.md."""
+"""Identities of aecore.synthetic; derivations in book/autoencoders.md and book/inference.md."""
 
 import math
 
 import pytest
 import torch
 from scipy.integrate import quad
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
 
-from aecore.synthetic import swiss_roll
+from aecore.losses import gaussian_nll
+from aecore.synthetic import LinearGaussian, swiss_roll
 
 
 def test_points_lie_on_the_spiral_at_their_height() -> None:
@@ -100,3 +103,193 @@ def test_bad_sizes_are_named(n: int) -> None:
 def test_bad_noise_is_named(noise: float) -> None:
     with pytest.raises(ValueError, match="noise must be a finite number, at least 0, got"):
         swiss_roll(3, noise=noise)
+
+
+# LinearGaussian
+
+
+def linear_gaussian(n_inputs: int = 5, n_latents: int = 3) -> LinearGaussian:
+    return LinearGaussian(torch.randn(n_inputs, n_latents), torch.randn(n_inputs), -0.7)
+
+
+def marginal(model: LinearGaussian) -> MultivariateNormal:
+    noise = math.exp(model.log_var) * torch.eye(model.n_inputs)
+    return MultivariateNormal(model.bias, model.weight @ model.weight.T + noise)
+
+
+def any_gaussians(n: int, n_latents: int) -> tuple[Tensor, Tensor]:
+    root = torch.randn(n, n_latents, n_latents)
+    return torch.randn(n, n_latents), root @ root.mT + 0.1 * torch.eye(n_latents)
+
+
+@pytest.mark.parametrize(("n_inputs", "n_latents"), [(1, 1), (5, 3), (3, 5)])
+def test_evidence_is_that_of_the_marginal_gaussian(n_inputs: int, n_latents: int) -> None:
+    """eq-inference-linear-evidence."""
+    model = linear_gaussian(n_inputs, n_latents)
+    x = 3 * torch.randn(7, n_inputs)
+
+    torch.testing.assert_close(model.log_evidence(x), marginal(model).log_prob(x))
+
+
+def test_evidence_is_the_integral_over_the_latent() -> None:
+    """eq-inference-evidence, eq-inference-linear-evidence."""
+    model = linear_gaussian(2, 1)
+    x = torch.randn(1, 2)
+
+    def joint(z: float) -> float:
+        at = torch.tensor([[z]])
+        return (model.prior().log_prob(at) - model.nll(x, at)).exp().item()
+
+    area = quad(joint, -12, 12, epsabs=0, epsrel=1e-11)[0]
+
+    torch.testing.assert_close(model.log_evidence(x).exp().item(), area)
+
+
+@pytest.mark.parametrize(("n_inputs", "n_latents"), [(1, 1), (5, 3), (3, 5)])
+def test_posterior_is_the_joint_over_the_evidence(n_inputs: int, n_latents: int) -> None:
+    """eq-inference-linear-posterior: Bayes' rule, at any z, with the evidence of a library."""
+    model = linear_gaussian(n_inputs, n_latents)
+    x, z = torch.randn(7, n_inputs), torch.randn(7, n_latents)
+
+    posterior = MultivariateNormal(*model.posterior(x))
+
+    bayes = model.prior().log_prob(z) - model.nll(x, z) - marginal(model).log_prob(x)
+    torch.testing.assert_close(posterior.log_prob(z), bayes)
+
+
+def test_gap_is_the_divergence_to_the_posterior() -> None:
+    """eq-inference-linear-elbo, eq-inference-gap."""
+    model = linear_gaussian()
+    x, _ = model.sample(7)
+    mean, covariance = any_gaussians(7, 3)
+    posterior = MultivariateNormal(*model.posterior(x))
+
+    gap = marginal(model).log_prob(x) - model.elbo(x, mean, covariance)
+
+    torch.testing.assert_close(gap, kl_divergence(MultivariateNormal(mean, covariance), posterior))
+
+
+def test_shared_covariance_is_everybodys() -> None:
+    """eq-inference-linear-elbo."""
+    model = linear_gaussian()
+    x, (mean, covariance) = torch.randn(7, 5), any_gaussians(7, 3)
+
+    shared = model.elbo(x, mean, covariance[0])
+
+    torch.testing.assert_close(shared, model.elbo(x, mean, covariance[:1].expand(7, 3, 3)))
+
+
+def test_bound_is_the_mean_log_ratio_under_q() -> None:
+    """eq-inference-linear-elbo, eq-inference-elbo: against an average over draws of q."""
+    model, n = linear_gaussian(), 100_000
+    x, (mean, covariance) = torch.randn(1, 5), any_gaussians(1, 3)
+    q = MultivariateNormal(mean[0], covariance[0])
+    z = q.sample((n,))
+
+    ratio = model.prior().log_prob(z) - model.nll(x.expand(n, 5), z) - q.log_prob(z)
+
+    error = 5 * ratio.std() / math.sqrt(n)
+    assert (ratio.mean() - model.elbo(x, mean, covariance)).abs() < error
+
+
+def test_draws_have_the_moments_of_the_model() -> None:
+    """eq-inference-linear-gaussian: E[x] = b, Cov(x) = W Wᵀ + σ² I, Cov(x, z) = W."""
+    model, n = linear_gaussian(3, 2), 200_000
+    x, z = model.sample(n)
+    expected = marginal(model)
+    assert x.shape == (n, 3)
+    assert z.shape == (n, 2)
+    for product, exact in (
+        (x, model.bias),
+        ((x - model.bias)[:, :, None] * (x - model.bias)[:, None], expected.covariance_matrix),
+        ((x - model.bias)[:, :, None] * z[:, None], model.weight),
+    ):
+        error = 5 * product.std(dim=0) / math.sqrt(n)
+        assert ((product.mean(dim=0) - exact).abs() < error).all()
+
+
+def test_nll_is_that_of_the_noise_around_the_decoders_mean() -> None:
+    """eq-inference-linear-gaussian."""
+    model = linear_gaussian()
+    x, z = torch.randn(7, 5), torch.randn(7, 3)
+
+    expected = gaussian_nll(torch.einsum("dl,bl->bd", model.weight, z) + model.bias, x, -0.7)
+
+    torch.testing.assert_close(model.nll(x, z), expected)
+
+
+def test_evidence_has_the_gradient_of_the_marginal() -> None:
+    """eq-inference-linear-evidence: through the posterior, in weight and bias."""
+    model = linear_gaussian()
+    x = torch.randn(7, 5)
+    parameters = (model.weight.requires_grad_(), model.bias.requires_grad_())
+
+    got = torch.autograd.grad(model.log_evidence(x).sum(), parameters)
+
+    expected = torch.autograd.grad(marginal(model).log_prob(x).sum(), parameters)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_have_the_type_of_the_weight(dtype: torch.dtype) -> None:
+    """eq-inference-linear-gaussian."""
+    model = LinearGaussian(torch.ones(3, 2, dtype=dtype), torch.zeros(3, dtype=dtype), 0.0)
+    x, z = model.sample(4, torch.Generator().manual_seed(1))
+    again, _ = model.sample(4, torch.Generator().manual_seed(1))
+    mean, covariance = model.posterior(x)
+    results = (x, z, mean, covariance, model.nll(x, z), model.log_evidence(x), model.prior().mean)
+    assert {result.dtype for result in results} == {dtype}
+    assert torch.equal(x, again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": torch.ones(3)}, r"weight must have shape \(D, L\), got \(3,\)"),
+        ({"weight": torch.ones(3, 0)}, r"weight must have shape \(D, L\), got \(3, 0\)"),
+        ({"weight": torch.ones(3, 2).long()}, r"weight must be float32 or float64, got .*int64"),
+        (
+            {"bias": torch.ones(2, dtype=torch.float64)},
+            r"bias must have shape \(3,\) .* got \(2,\) and torch.float64",
+        ),
+        (
+            {"bias": torch.ones(3, dtype=torch.float32)},
+            r"bias must .* type torch.float64 .* and torch.float32",
+        ),
+        (
+            {"bias": torch.tensor([0, math.nan, 0], dtype=torch.float64)},
+            "bias must be finite, got NaN or infinity",
+        ),
+        (
+            {"weight": torch.full((3, 2), math.inf, dtype=torch.float64)},
+            "weight must be finite, got NaN or infinity",
+        ),
+        ({"log_var": math.nan}, "log_var must be a finite number, got nan"),
+        ({"log_var": -math.inf}, "log_var must be a finite number, got -inf"),
+        ({"log_var": "learned"}, "log_var must be a finite number, got 'learned'"),
+        ({"log_var": torch.zeros(3)}, "log_var must be a finite number, got tensor"),
+    ],
+)
+def test_bad_arguments_of_the_linear_model_are_named(
+    arguments: dict[str, object], message: str
+) -> None:
+    """eq-inference-linear-gaussian."""
+    good = {"weight": torch.ones(3, 2), "bias": torch.zeros(3), "log_var": 0.0}
+    with pytest.raises(ValueError, match=message):
+        LinearGaussian(**good | arguments)
+
+
+def test_bad_shapes_given_to_the_linear_model_are_named() -> None:
+    """eq-inference-linear-gaussian."""
+    model, x, z = linear_gaussian(), torch.zeros(7, 5), torch.zeros(7, 3)
+    for call in (model.posterior, model.log_evidence, lambda bad: model.nll(bad, z)):
+        with pytest.raises(ValueError, match=r"x must have shape \(\.\.\., 5\), got \(7, 4\)"):
+            call(x[:, :4])
+    with pytest.raises(ValueError, match=r"z must have shape \(\.\.\., 3\), got \(7, 5\)"):
+        model.decode(x)
+    with pytest.raises(ValueError, match=r"mean must have shape \(\.\.\., 3\), got \(7, 5\)"):
+        model.elbo(x, x, torch.eye(3))
+    with pytest.raises(ValueError, match=r"covariance must have shape \(3, 3\) or \(7, 3, 3\)"):
+        model.elbo(x, z, torch.ones(7, 3))
+    with pytest.raises(ValueError, match="n must be a positive integer, got 0"):
+        model.sample(0)

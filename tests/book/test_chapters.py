@@ -28,10 +28,13 @@ SECTIONS = [
     "Further reading",
 ]
 PARAMETERS = {"profile": "book", "seed": 0, "device": "auto", "dataset": "auto"}
-WITHOUT_A_MODEL = {"autoencoders"}  # it speaks of all of them
+WITHOUT_A_MODEL = {"autoencoders", "inference"}  # they speak of all of them
 
 CHAPTERS = pages.chapters()
 for_each_chapter = pytest.mark.parametrize("slug", CHAPTERS)
+for_each_model = pytest.mark.parametrize(
+    "slug", [slug for slug, source in CHAPTERS.items() if source.parent.name != "appendix"]
+)
 
 
 def cells(slug: str) -> list[NotebookNode]:
@@ -58,7 +61,7 @@ def prose(text: str) -> str:
     return re.sub(r"^[|:].*$", "", text, flags=re.M)
 
 
-@for_each_chapter
+@for_each_model
 def test_sections_are_in_order(slug: str) -> None:
     headings = re.findall(r"^## (.+)$", CHAPTERS[slug].read_text(), re.M)
     known = [
@@ -151,7 +154,7 @@ def test_no_measured_number_is_typed(slug: str) -> None:
     assert re.findall(r"^.*\b\d+\.\d{2,}\b.*$", text, re.M) == []
 
 
-@for_each_chapter
+@for_each_model
 def test_every_exercise_has_a_solution(slug: str) -> None:
     text = CHAPTERS[slug].read_text()
     exercises = re.findall(
@@ -163,7 +166,7 @@ def test_every_exercise_has_a_solution(slug: str) -> None:
     assert exercises == solutions
 
 
-@for_each_chapter
+@for_each_model
 def test_has_its_code_and_its_tests_under_its_slug(slug: str) -> None:
     assert Path("aecore", "models", f"{slug}.py").exists() != (slug in WITHOUT_A_MODEL)
     assert Path("tests", f"test_{slug}.py").exists()
