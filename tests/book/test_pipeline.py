@@ -211,6 +211,8 @@ def test_interrupted_run_goes_on_where_it_stopped(book: TinyBook) -> None:
     slow += "while not pathlib.Path('go').exists(): time.sleep(0.05)"
     book.append_cell("second", slow)
     folder = book.executed("second").parent
+    # a shell ignores the signal in what it starts in the background, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         book.command("execute", "--profile", "smoke"),
         cwd=book.root,

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tools import screenshots
 from tools.screenshots import HTML, open_page
@@ -149,4 +149,6 @@ def test_search_works(phone: Page, root: str) -> None:
     phone.goto(f"{root}/search.html?q=autoencoder")
     phone.wait_for_selector("#search-results li", timeout=20_000)
 
-    assert "Autoencoders" in phone.locator("#search-results").inner_text()
+    results = phone.locator("#search-results")
+    expect(results).to_contain_text("Undercomplete autoencoders", timeout=20_000)
+    expect(results).to_contain_text("Variational autoencoders")
