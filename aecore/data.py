@@ -179,7 +179,7 @@ def load(
         check_choice("source", source, ("cache", *_SOURCES))
     images, labels = f"{_SPLITS[split]}-images-idx3-ubyte", f"{_SPLITS[split]}-labels-idx1-ubyte"
     n_examples = _FILES[name][labels][0] - 8
-    if n is not None and n not in range(1, n_examples + 1):
+    if n is not None and not (isinstance(n, int) and 1 <= n <= n_examples):
         raise ValueError(f"n must be 1 to {n_examples}, the size of {name} {split}; got {n!r}")
 
     _, contents = _obtain(name, (images, labels), _folder(name, root), source)

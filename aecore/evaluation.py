@@ -4,16 +4,17 @@ Derivations: ``book/vae.md``, ``book/iwae.md``, ``book/beta_vae.md``, ``book/con
 and ``book/linear.md``.
 """
 
+import inspect
 import math
 from typing import Any
 
 import scipy.linalg
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from aecore.nn import check_sizes, reparametrise
+from aecore.nn import check_rows, check_sizes, check_tensor, reparametrise
 
 __all__ = [
     "active_units",
@@ -58,9 +59,11 @@ def elbo(
         Nats of each example, shape ``(N,)``: a lower bound on :math:`\log p(x)` in expectation.
 
     Raises:
-        ValueError: If ``n_samples`` is below 1.
+        ValueError: If a number is no positive integer, or ``x`` is no matrix.
+        TypeError: If the model is not probabilistic, ``x`` is no tensor of its type on its device,
+            or labels come for a model that takes none.
     """
-    _check_at_least_one("n_samples", n_samples)
+    _check_bound(model, x, y, n_samples)
     if len(x) == 0:
         return x.new_zeros(0)
     mu, log_var = _encode(model, x, y)
@@ -107,14 +110,15 @@ def log_likelihood(
         Nats of each example, shape ``(N,)``.
 
     Raises:
-        ValueError: If ``n_samples`` or ``batch_size`` is below 1.
+        ValueError: If ``n_samples`` or ``batch_size`` is no positive integer, or as :func:`elbo`.
+        TypeError: As :func:`elbo`.
 
     Source:
         Burda et al. (2016), equation 8.
     """
-    _check_at_least_one("n_samples", n_samples)
+    _check_bound(model, x, y, n_samples)
     rows = max(1, 4_000_000 // x.shape[-1]) if batch_size is None else batch_size
-    _check_at_least_one("batch_size", rows)
+    check_sizes(batch_size=rows)
     per_pass = min(n_samples, rows)
     step = max(1, rows // per_pass)
     bounds = []
@@ -161,12 +165,13 @@ def log_weights(
         Log-weights in nats, shape ``(S, N)``.
 
     Raises:
-        ValueError: If ``n_samples`` is below 1.
+        ValueError: As :func:`elbo`.
+        TypeError: As :func:`elbo`.
 
     Source:
         Burda et al. (2016), section 3.
     """
-    _check_at_least_one("n_samples", n_samples)
+    _check_bound(model, x, y, n_samples)
     rows = max(1, 4_000_000 // x.shape[-1])
     step = max(1, rows // n_samples)
     table = x.new_empty(n_samples, len(x))
@@ -232,14 +237,19 @@ def active_units(model: Any, x: Tensor, *, threshold: float = 0.01) -> Tensor:
 
     Raises:
         ValueError: If there are fewer than two examples.
+        TypeError: If the model's code is no pair.
 
     Source:
         Burda et al. (2016), section 5.2.
     """
     if len(x) < 2:
         raise ValueError(f"x must hold at least two examples, got {len(x)}")
-    mu, _ = model.encode(x)
-    active: Tensor = mu.var(dim=0) > threshold
+    code = model.encode(x)
+    if not isinstance(code, tuple):
+        raise TypeError(
+            f"model must encode to (mu, log_var); the code of {_name(model)} is one tensor"
+        )
+    active: Tensor = code[0].var(dim=0) > threshold
     return active
 
 
@@ -335,10 +345,13 @@ def linear_probe(
 
     Raises:
         ValueError: If the shapes do not fit, or ``c`` is not positive.
+        TypeError: If features are no tensor, but a posterior's two, for example.
 
     Source:
         Alain and Bengio (2016) for the name.
     """
+    check_tensor("features", features)
+    check_tensor("test_features", test_features)
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
         raise ValueError(
             "features and test_features must have shapes (N, L) and (M, L), "
@@ -354,7 +367,7 @@ def linear_probe(
         raise ValueError(f"c must be positive, got {c}")
     mean = features.mean(dim=0)
     scale = (features - mean).square().mean().sqrt().clamp(min=1e-12)
-    train, test = (((t - mean) / scale).cpu().numpy() for t in (features, test_features))
+    train, test = (((t - mean) / scale).detach().cpu().numpy() for t in (features, test_features))
     probe = LogisticRegression(C=c, max_iter=max_iter).fit(train, labels.cpu().numpy())
     return float(probe.score(test, test_labels.cpu().numpy()))
 
@@ -549,6 +562,24 @@ def _closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return None
 
 
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def _check_bound(model: Any, x: Tensor, y: Tensor | None, n_samples: int) -> None:
+    """Refuse at once what gives no bound; the message names the argument."""
+    check_sizes(n_samples=n_samples)
+    lacks = [name for name in ("encode", "nll", "prior") if not hasattr(model, name)]
+    if lacks:
+        raise TypeError(
+            "model must be probabilistic, with encode, nll and prior, as a VAE is; "
+            f"{_name(model)} has no {' and no '.join(lacks)}: there is no likelihood to bound"
+        )
+    check_rows("x", x)
+    like = next(model.parameters(), x) if isinstance(model, nn.Module) else x
+    if (x.dtype, x.device) != (like.dtype, like.device):
+        raise TypeError(
+            f"x must be {like.dtype} on {like.device} as the model is, got {x.dtype} on {x.device}"
+        )
+    if y is not None and len(inspect.signature(model.encode).parameters) < 2:
+        raise TypeError(f"y must be None, for {_name(model)} is not conditional: encode takes no y")
+
+
+def _name(model: object) -> str:
+    return type(model).__name__

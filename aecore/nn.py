@@ -1,7 +1,11 @@
 r"""The building blocks that the models share."""
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Real
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +33,7 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        if len(sizes) < 2 or any(size < 1 for size in sizes):
-            raise ValueError(f"sizes must be two or more positive widths, got {tuple(sizes)}")
+        sizes = as_tuple("sizes", sizes, "two or more positive widths", least=2)
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        _check_channels(channels)
+        channels = as_tuple("channels", channels, "two or more positive widths", least=2)
         self.layers = nn.ModuleList(
             nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(channels)
         )
@@ -121,7 +124,7 @@ class ConvDecoder(nn.Module):
         kernel_size: int | None = None,
     ) -> None:
         super().__init__()
-        _check_channels(channels)
+        channels = as_tuple("channels", channels, "two or more positive widths", least=2)
         check_choice("upsampling", upsampling, ("transposed", "bilinear"))
         self.upsampling = upsampling
         k = (4 if upsampling == "transposed" else 3) if kernel_size is None else kernel_size
@@ -176,9 +179,26 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
 
 
-def _check_channels(channels: Sequence[int]) -> None:
-    if len(channels) < 2 or any(width < 1 for width in channels):
-        raise ValueError(f"channels must be two or more positive widths, got {tuple(channels)}")
+def check_positive(**values: float) -> None:
+    """Raise a ``ValueError`` that names the first of the values that is no positive number."""
+    for name, value in values.items():
+        if not isinstance(value, Real) or not value > 0:
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def as_tuple(
+    name: str,
+    values: Sequence[int],
+    expected: str = "a tuple of positive integers, such as (400,)",
+    *,
+    least: int = 0,
+    most: float = math.inf,
+) -> tuple[int, ...]:
+    """Give the values as a tuple; raise a ``ValueError`` if they are not ``expected``."""
+    fits = isinstance(values, Sequence) and least <= len(values) <= most
+    if not fits or any(not isinstance(n, int) or n < 1 for n in values):
+        raise ValueError(f"{name} must be {expected}, got {values!r}")
+    return tuple(values)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -190,5 +210,35 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 def check_width(name: str, values: Tensor, expected: int) -> None:
     """Raise a ``ValueError`` when the last dimension of ``values`` is not ``expected``."""
+    check_tensor(name, values)
     if values.ndim < 1 or values.shape[-1] != expected:
         raise ValueError(f"{name} must have shape (..., {expected}), got {tuple(values.shape)}")
+
+
+def check_tensor(name: str, values: object) -> None:
+    """Raise a ``TypeError`` when ``values`` is no tensor, but what holds one, for example."""
+    if not isinstance(values, Tensor):
+        hint = "; pass images.x, or images.y for labels" if hasattr(values, "x") else ""
+        raise TypeError(f"{name} must be a tensor, got {type(values).__name__}{hint}")
+
+
+def check_rows(name: str, x: Tensor) -> None:
+    """Raise an error when ``x`` is no tensor of shape ``(N, D)``."""
+    check_tensor(name, x)
+    if x.ndim != 2:
+        hint = f"; flatten images with {name}.flatten(1)" if x.ndim > 2 else ""
+        raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}{hint}")
+
+
+def check_class_numbers(y: Tensor) -> None:
+    """Raise a ``TypeError`` when the labels are not of the type that a cross-entropy takes."""
+    if y.dtype != torch.int64:
+        raise TypeError(f"y must hold class numbers of type int64, got {y.dtype}; use y.long()")
+
+
+def check_folder(name: str, path: str | os.PathLike[str]) -> None:
+    """Raise a ``FileNotFoundError`` when the folder that ``path`` lies in does not exist."""
+    if not (folder := Path(path).parent).is_dir():
+        raise FileNotFoundError(
+            f"{name} {str(path)!r} lies in no folder; make {str(folder)!r} first"
+        )

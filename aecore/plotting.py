@@ -53,7 +53,10 @@ def plot_history(
 
     Raises:
         ValueError: If a term is not among those of ``train``.
+        TypeError: If ``terms`` is one name, not a tuple of them.
     """
+    if isinstance(terms, str):
+        raise TypeError(f"terms must be names in a tuple, such as ({terms!r},), got {terms!r}")
     for colour, term in zip(COLOURS, terms, strict=False):
         if term not in train:
             raise ValueError(f"terms must be among {', '.join(train)}; got {term!r}")

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import nn
 
 import aecore.models
+from aecore.nn import check_folder
 
 __all__ = ["load_model", "save"]
 
@@ -25,14 +26,26 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: The file, replaced if it exists.
 
     Raises:
-        TypeError: If the model's class is not a public one of ``aecore.models``.
+        TypeError: If the model's class is not a public one of ``aecore.models``, or an argument is
+            a tensor.
+        FileNotFoundError: If there is no folder for the file.
     """
     cls = type(model)
     if _classes().get(_name(cls)) is not cls:
-        raise TypeError(f"model must be an instance of a class of aecore.models, got {_name(cls)}")
+        raise TypeError(
+            f"model must be an instance of a class of aecore.models, got {_name(cls)}, which "
+            "load_model does not know; keep the state_dict of a class of your own by torch.save"
+        )
+    check_folder("path", path)
     names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
     arguments = {name: getattr(model, name) for name in names}
-    header = {"class": _name(cls), "arguments": json.dumps(arguments)}
+    try:
+        header = {"class": _name(cls), "arguments": json.dumps(arguments)}
+    except TypeError as error:
+        raise TypeError(
+            f"model's arguments must be plain numbers and words to be saved, got {arguments}; "
+            "set anew what is not, as in model.lam = float(model.lam)"
+        ) from error
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from aecore.nn import check_choice, check_sizes
+from aecore.nn import (
+    check_choice,
+    check_folder,
+    check_positive,
+    check_rows,
+    check_sizes,
+    check_tensor,
+)
 from aecore.plotting import plot_history
 
 __all__ = ["History", "choose_device", "fit"]
@@ -144,19 +151,30 @@ def fit(
     Raises:
         ValueError: If an argument is out of range, the data hold NaN or infinities, or lie outside
             [0, 1] for a model of Bernoulli pixels.
-        TypeError: If the model's ``loss`` does not keep the contract.
+        TypeError: If the model's ``loss`` does not keep the contract, the data are no tensors, or
+            ``optimizer`` cannot be called.
+        FileNotFoundError: If there is no folder for the checkpoint.
         FloatingPointError: If a term stops being finite; the message names epoch, step and term.
     """
     check_sizes(epochs=epochs, batch_size=batch_size)
     check_choice("schedule", schedule, ("one-cycle", "constant"))
     check_choice("precision", precision, ("float32", "bfloat16"))
     check_choice("keep", keep, ("last", "best"))
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, got {lr}")
+    check_positive(lr=lr)
+    if optimizer is not None and not callable(optimizer):
+        got = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
+        raise TypeError(
+            "optimizer must be a function of the parameters that gives the optimiser, such as "
+            f"partial(torch.optim.SGD, lr=0.1), got {got}"
+        )
+    if checkpoint is not None:
+        check_folder("checkpoint", checkpoint)
     _check_data(model, x=x, y=y)
-    held_x, held_y = valid if isinstance(valid, tuple) else (valid, None)
+    held_x, held_y = valid if isinstance(valid, tuple) and len(valid) == 2 else (valid, None)
     if held_x is not None:
         _check_data(model, valid=held_x, y=held_y)
+        if held_x.shape[1] != x.shape[1]:
+            raise ValueError(f"valid must be as wide as x, got {held_x.shape[1]} and {x.shape[1]}")
     place = choose_device(device)
     model.to(place)
     x, y = _move(model, x, y)
@@ -356,11 +374,14 @@ def _move(model: nn.Module, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor
 
 def _check_data(model: nn.Module, *, y: Tensor | None, **named: Tensor) -> None:
     """Values are validated here once, so that the functions below need not at each step."""
+    if not isinstance(model, nn.Module):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be an instance of torch.nn.Module, got {got}")
     ((name, x),) = named.items()
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {got}")
-    if x.ndim != 2 or 0 in x.shape:
+    check_rows(name, x)
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}")
+    if 0 in x.shape:
         raise ValueError(f"{name} must have shape (N, D) with N, D ≥ 1, got {tuple(x.shape)}")
     if not (finite := x.isfinite()).all():
         raise ValueError(f"{name} must be finite, got {(~finite).sum()} NaN or infinite values")
@@ -369,8 +390,12 @@ def _check_data(model: nn.Module, *, y: Tensor | None, **named: Tensor) -> None:
         raise ValueError(
             f"{name} must lie in [0, 1] for a Bernoulli likelihood, got [{low:.4g}, {high:.4g}]"
         )
-    if y is not None and len(y) != len(x):
-        raise ValueError(f"y must have as many labels as {name} rows, got {len(y)} and {len(x)}")
+    if y is not None:
+        check_tensor("y", y)
+        if len(y) != len(x):
+            raise ValueError(
+                f"y must have as many labels as {name} rows, got {len(y)} and {len(x)}"
+            )
 
 
 def _check_terms(terms: dict[str, Tensor], n: int) -> None:

@@ -377,7 +377,7 @@ def test_a_term_that_is_not_finite_is_named() -> None:
         ({"match": "wasserstein"}, "match must be one of 'adversarial', 'mmd'; got 'wass"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
         ({"lam": math.nan}, "lam must not be negative, got nan"),
-        ({"critic": (0,)}, r"sizes must be two or more positive widths, got \(2, 0, 1\)"),
+        ({"critic": (0,)}, r"critic must be a tuple of positive integers.*, got \(0,\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:
@@ -422,8 +422,8 @@ def test_bad_training_is_named() -> None:
     """eq-adversarial-steps."""
     model, x = AdversarialAutoencoder(**SIZES), torch.rand(8, 4)
     for arguments, message in (
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
-        ({"critic_lr": -1.0}, "critic_lr must be positive, got -1.0"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"critic_lr": -1.0}, "critic_lr must be a positive number, got -1.0"),
         ({"epochs": 0}, "epochs must be a positive integer, got 0"),
         ({"x": 2 * x + 1}, r"x must lie in \[0, 1\] for a Bernoulli likelihood"),
         ({"x": x.log() / 0}, "x must be finite"),
@@ -432,3 +432,5 @@ def test_bad_training_is_named() -> None:
             fit_adversarial(**{"model": model, "x": x, "epochs": 1, "device": "cpu"} | arguments)
     with pytest.raises(ValueError, match=r"y must lie in 0, \.\.\., 2, or be -1 .* got 0 to 7"):
         fit_adversarial(semi_supervised(), x, y=torch.arange(8), epochs=1, device="cpu")
+    with pytest.raises(TypeError, match=r"y must hold .* got torch\.float64; use y\.long\(\)"):
+        fit_adversarial(semi_supervised(), x, y=torch.zeros(8), epochs=1, device="cpu")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import aecore
-from aecore.models.adversarial import AdversarialAutoencoder
+from aecore.data import Images
+from aecore.models.adversarial import AdversarialAutoencoder, SemiSupervisedAutoencoder
 from aecore.models.beta_vae import BetaVAE
 from aecore.models.conditional_vae import ConditionalVAE
 from aecore.models.contractive import ContractiveAutoencoder
@@ -22,7 +23,7 @@ from aecore.models.convolutional import ConvolutionalAutoencoder
 from aecore.models.denoising import DenoisingAutoencoder
 from aecore.models.iwae import IWAE
 from aecore.models.linear import LinearAutoencoder
-from aecore.models.pretraining import StackedAutoencoder
+from aecore.models.pretraining import Classifier, StackedAutoencoder
 from aecore.models.sparse import SparseAutoencoder, TopKAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
@@ -202,6 +203,40 @@ def test_sizes_must_be_positive(model: nn.Module, name: str) -> None:
         return  # the width of images follows from their shape, that of a stack from its layers
     with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
         type(model)(**(arguments | {name: 0}))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *MODELS.values(),
+        SemiSupervisedAutoencoder(**SIZES, n_classes=3),
+        Classifier(n_inputs=D, hidden=(4,)),
+    ],
+    ids=[*MODELS, "semi-supervised", "classifier"],
+)
+@pytest.mark.parametrize("value", [400, (0,), (400.0,), "400", None])
+def test_widths_come_in_a_tuple(model: nn.Module, value: object) -> None:
+    arguments = {a: getattr(model, a) for a in inspect.signature(type(model)).parameters}
+    for name in {"hidden", "channels", "critic", "shape"} & set(arguments):
+        with pytest.raises(ValueError, match=rf"^{name} must be (a tuple|three) .*, got "):
+            type(model)(**(arguments | {name: value}))
+
+
+def test_a_data_set_in_the_place_of_its_pixels_is_named(model: nn.Module) -> None:
+    images = Images(torch.rand(7, D), torch.zeros(7), IMAGE["shape"])
+    with pytest.raises(TypeError, match=r"x must be a tensor, got Images; pass images\.x"):
+        model.encode(images, *given(model, 7))
+
+
+def test_arguments_of_encode_and_decode_are_those_the_package_tells() -> None:
+    """One each, but for the models that the docstring of ``aecore.models`` names."""
+    told = set(re.findall(r"``(\w+)`` (?:is given|decodes)", aecore.models.__doc__))
+    others = set()
+    for cls in {*map(type, MODELS.values()), SemiSupervisedAutoencoder}:
+        for method in (cls.encode, cls.decode):
+            if len(inspect.signature(method).parameters) != 2:  # self and one more
+                others.add(cls.__name__)
+    assert told == others
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -275,7 +275,7 @@ def test_tied_weights_are_shared_and_get_both_gradients() -> None:
     [
         ({"n_inputs": 0}, "n_inputs must be a positive integer, got 0"),
         ({"n_latents": -2}, "n_latents must be a positive integer, got -2"),
-        ({"hidden": (6, 0), "penalty": "exact"}, "positive widths, got"),
+        ({"hidden": (6, 0), "penalty": "exact"}, "hidden must be a tuple of positive"),
         ({"lam": -0.1}, "lam must not be negative, got -0.1"),
         ({"lam": float("nan")}, "lam must not be negative, got nan"),
         ({"likelihood": "poisson"}, "likelihood must be one of 'bernoulli', 'gaussian'"),

@@ -227,6 +227,7 @@ def test_damaged_package_is_noticed(
             "n must be 1 to 2000, the size of mnist_subset test; got 2001",
         ),
         ({"name": "mnist", "n": "5"}, "n must be 1 to 60000.*; got '5'"),
+        ({"name": "mnist", "n": 5.0}, r"n must be 1 to 60000.*; got 5\.0"),
     ],
 )
 def test_bad_argument_is_named_with_the_choices(

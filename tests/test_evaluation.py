@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from aecore.data import Images
 from aecore.divergences import gaussian_kl, gaussian_kl_between
 from aecore.evaluation import (
     active_units,
@@ -21,7 +22,9 @@ from aecore.evaluation import (
     log_likelihood,
     log_weights,
 )
+from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
+from aecore.models.vq_vae import VQVAE
 
 N_INPUTS, N_LATENTS, PIXEL_VAR = 5, 3, 0.5
 
@@ -302,16 +305,54 @@ def test_bounds_are_reproducible_and_leave_no_gradient(measure: Callable[..., Te
     assert not first.requires_grad
 
 
-@pytest.mark.parametrize("measure", [elbo, log_likelihood])
-def test_bounds_refuse_fewer_than_one_sample(measure: Callable[..., Tensor]) -> None:
-    """eq-vae-elbo, eq-vae-importance-weighted-bound."""
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
-        measure(VAE(n_inputs=4, n_latents=2), torch.rand(3, 4), n_samples=0)
+@pytest.mark.parametrize("measure", [elbo, log_likelihood, log_weights])
+@pytest.mark.parametrize("n_samples", [0, 2.0, "2"])
+def test_bounds_refuse_fewer_than_one_sample(
+    measure: Callable[..., Tensor], n_samples: object
+) -> None:
+    """eq-vae-elbo, eq-vae-importance-weighted-bound, eq-iwae-weight."""
+    expected = f"n_samples must be a positive integer, got {n_samples!r}"
+    with pytest.raises(ValueError, match=expected):
+        measure(VAE(n_inputs=4, n_latents=2), torch.rand(3, 4), n_samples=n_samples)
+
+
+@pytest.mark.parametrize("measure", [elbo, log_likelihood, log_weights])
+def test_bounds_refuse_a_model_without_a_likelihood(measure: Callable[..., Tensor]) -> None:
+    """eq-vae-elbo, eq-vae-importance-weighted-bound, eq-iwae-weight."""
+    plain = Autoencoder(n_inputs=4, n_latents=2)
+    quantised = VQVAE(shape=(1, 2, 2), n_latents=2, n_codes=3)
+    for model in (plain, quantised):
+        name = type(model).__name__
+        expected = f"model must be .*; {name} has no nll and no prior: there is no likelihood to"
+        with pytest.raises(TypeError, match=expected):
+            measure(model, torch.rand(3, 4), n_samples=2)
+
+
+@pytest.mark.parametrize("measure", [elbo, log_likelihood, log_weights])
+def test_bounds_refuse_data_that_do_not_fit(measure: Callable[..., Tensor]) -> None:
+    """eq-vae-elbo, eq-vae-importance-weighted-bound, eq-iwae-weight."""
+    model, x = VAE(n_inputs=4, n_latents=2), torch.rand(3, 4)
+    for bad, error, message in (
+        (Images(x, torch.zeros(3), (1, 2, 2)), TypeError, r"x must be .*Images; pass images\.x"),
+        (x[0], ValueError, r"x must have shape \(N, D\), got \(4,\)"),
+        (x.reshape(3, 2, 2), ValueError, r"got \(3, 2, 2\); flatten images"),
+        (
+            x.float(),
+            TypeError,
+            r"x must be torch\.float64 on cpu as the model .* got torch\.float32",
+        ),
+        ((255 * x).byte(), TypeError, r"x must be torch\.float64 on cpu as .* got torch\.uint8"),
+        (x.to("meta"), TypeError, r"x must be torch\.float64 on cpu as .* torch\.float64 on meta"),
+    ):
+        with pytest.raises(error, match=message):
+            measure(model, bad, n_samples=2)
+    with pytest.raises(TypeError, match="y must be None, for VAE is not conditional"):
+        measure(model, x, y=torch.zeros(3), n_samples=2)
 
 
 def test_log_likelihood_refuses_an_empty_batch() -> None:
     """eq-vae-importance-weighted-bound."""
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):
         log_likelihood(VAE(n_inputs=4, n_latents=2), torch.rand(3, 4), batch_size=0)
 
 
@@ -388,11 +429,9 @@ def test_log_weights_follow_each_examples_label() -> None:
     torch.testing.assert_close(log_w, expected)
 
 
-def test_log_weights_refuse_fewer_than_one_sample() -> None:
+def test_log_weights_of_no_examples_have_a_row_a_sample() -> None:
     """eq-iwae-weight."""
     model = VAE(n_inputs=4, n_latents=2)
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
-        log_weights(model, torch.rand(3, 4), n_samples=0)
     assert log_weights(model, torch.rand(0, 4), n_samples=2).shape == (2, 0)
 
 
@@ -435,6 +474,14 @@ def test_active_units_are_those_whose_mean_moves() -> None:
     assert active_units(model, x, threshold=0.1).tolist() == [True, False, False]
     with pytest.raises(ValueError, match="at least two examples, got 1"):
         active_units(model, x[:1])
+
+
+def test_active_units_need_a_posterior() -> None:
+    """eq-iwae-active-units."""
+    model = Autoencoder(n_inputs=4, n_latents=3)
+    for n in (2, 5):  # a code of two rows is no pair either
+        with pytest.raises(TypeError, match="code of Autoencoder is one tensor"):
+            active_units(model, torch.rand(n, 4))
 
 
 # linear_probe
@@ -510,3 +557,15 @@ def test_a_probe_names_what_does_not_fit(change: dict[str, Any], message: str) -
     }
     with pytest.raises(ValueError, match=message):
         linear_probe(**(arguments | change))
+
+
+def test_a_probe_takes_codes_as_encoders_give_them_and_names_a_posterior() -> None:
+    x, y, x_test, y_test = blobs()
+    model = Autoencoder(n_inputs=5, n_latents=3)
+    codes, test_codes = model.encode(x), model.encode(x_test)  # with a gradient
+    expected = linear_probe(codes.detach(), y, test_codes.detach(), y_test)
+    assert linear_probe(codes, y, test_codes, y_test) == expected
+    for name in ("features", "test_features"):
+        arguments = {"features": codes, "test_features": test_codes} | {name: (codes, codes)}
+        with pytest.raises(TypeError, match=f"^{name} must be a tensor, got tuple"):
+            linear_probe(labels=y, test_labels=y_test, **arguments)

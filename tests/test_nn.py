@@ -1,11 +1,27 @@
 """The shared building blocks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aecore.nn import MLP, ConvDecoder, ConvEncoder, TiedMLP, check_choice, check_sizes, check_width
+from aecore.data import Images
+from aecore.nn import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    TiedMLP,
+    as_tuple,
+    check_choice,
+    check_class_numbers,
+    check_folder,
+    check_positive,
+    check_rows,
+    check_sizes,
+    check_width,
+)
 
 
 def test_mlp_is_torch_sequential() -> None:
@@ -38,8 +54,8 @@ def test_tied_mlp_owns_no_weights_but_passes_them_gradients() -> None:
     assert all(layer.weight.grad.abs().sum() > 0 for layer in mlp.layers)
 
 
-@pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)])
-def test_mlp_refuses_bad_sizes(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2), 3, (3, 2.5), (3, "2")])
+def test_mlp_refuses_bad_sizes(sizes: object) -> None:
     with pytest.raises(ValueError, match="sizes must be two or more positive widths, got"):
         MLP(sizes)
 
@@ -91,8 +107,8 @@ def test_bilinear_decoder_maps_a_constant_to_a_constant() -> None:
 
 
 @pytest.mark.parametrize("block", [ConvEncoder, ConvDecoder])
-@pytest.mark.parametrize("channels", [(), (3,), (3, 0)])
-def test_conv_blocks_refuse_bad_channels(block: type[nn.Module], channels: tuple[int]) -> None:
+@pytest.mark.parametrize("channels", [(), (3,), (3, 0), 3])
+def test_conv_blocks_refuse_bad_channels(block: type[nn.Module], channels: object) -> None:
     with pytest.raises(ValueError, match="channels must be two or more positive widths, got"):
         block(channels)
 
@@ -120,3 +136,54 @@ def test_checks_name_argument_value_and_expectation() -> None:
         check_choice("colour", "green", ("red", "blue"))
     with pytest.raises(ValueError, match=r"z must have shape \(..., 3\), got \(2, 4\)"):
         check_width("z", torch.zeros(2, 4), 3)
+
+
+@pytest.mark.parametrize("value", ["1e-3", None, 0, -1.0, float("nan"), 1j])
+def test_a_positive_number_is_asked_for_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match="lr must be a positive number, got "):
+        check_positive(width=1.0, lr=value)
+
+
+def test_a_tuple_comes_from_any_sequence_of_the_right_length() -> None:
+    assert as_tuple("hidden", []) == ()
+    assert as_tuple("hidden", [3, 2]) == (3, 2)
+    for values in (400, (0,), (2.5,), ("3",), "3", None, {3}):
+        with pytest.raises(
+            ValueError, match=r"hidden must be a tuple of .* such as \(400,\), got "
+        ):
+            as_tuple("hidden", values)
+    for values in (28, (28,), (1, 28, 28)):
+        with pytest.raises(ValueError, match="grid must be two of them, got"):
+            as_tuple("grid", values, "two of them", least=2, most=2)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    images = Images(torch.zeros(2, 4), torch.zeros(2), (1, 2, 2))
+    for check in (lambda x: check_rows("x", x), lambda x: check_width("x", x, 4)):
+        check(images.x)
+        with pytest.raises(TypeError, match=r"x must be a tensor, got Images; pass images\.x"):
+            check(images)
+        with pytest.raises(TypeError, match="x must be a tensor, got list$"):
+            check([[0.0] * 4])
+
+
+def test_unflattened_images_are_named_with_the_remedy() -> None:
+    expected = r"x must have shape \(N, D\), got \(2, 28, 28\); flatten images with x\.flatten\(1\)"
+    with pytest.raises(ValueError, match=expected):
+        check_rows("x", torch.zeros(2, 28, 28))
+    with pytest.raises(ValueError, match=r"x must have shape \(N, D\), got \(4,\)$"):
+        check_rows("x", torch.zeros(4))
+
+
+def test_labels_of_another_type_are_named_with_the_remedy() -> None:
+    check_class_numbers(torch.arange(3))
+    for dtype in (torch.float32, torch.int32):
+        with pytest.raises(TypeError, match=rf"int64, got {dtype}; use y\.long\(\)"):
+            check_class_numbers(torch.zeros(3, dtype=dtype))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder("path", "file")
+    with pytest.raises(FileNotFoundError, match="path 'a/b/file' lies in no folder; make 'a/b'"):
+        check_folder("path", "a/b/file")

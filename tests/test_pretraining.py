@@ -170,7 +170,7 @@ def test_gaussian_pixels_are_scored_by_the_squared_error() -> None:
     ("arguments", "message"),
     [
         ({"hidden": ()}, "hidden must name at least one layer's width, got none"),
-        ({"hidden": (6, 0)}, "n_latents must be a positive integer, got 0"),
+        ({"hidden": (6, 0)}, r"hidden must be a tuple of positive integers.*, got \(6, 0\)"),
         ({"n_inputs": 0}, "n_inputs must be a positive integer, got 0"),
         ({"activation": "tanh"}, "activation must be one of 'relu', 'sigmoid'; got 'tanh'"),
         ({"level": 1.5}, "1.5"),
@@ -274,7 +274,7 @@ def test_bad_sources_are_named() -> None:
     [
         ({"n_inputs": 0}, "n_inputs must be a positive integer, got 0"),
         ({"n_classes": 0}, "n_classes must be a positive integer, got 0"),
-        ({"hidden": (6, 0)}, "hidden must be a positive integer, got 0"),
+        ({"hidden": (6, 0)}, r"hidden must be a tuple of positive integers.*, got \(6, 0\)"),
         ({"activation": "tanh"}, "activation must be one of 'relu', 'sigmoid'; got 'tanh'"),
     ],
 )
@@ -291,6 +291,8 @@ def test_bad_data_are_named() -> None:
         model.encode(torch.zeros(5, 8))
     with pytest.raises(ValueError, match="y must hold the labels of x, got None"):
         model.loss(torch.zeros(5, 9))
+    with pytest.raises(TypeError, match=r"y must hold .* got torch\.float64; use y\.long\(\)"):
+        model.loss(torch.zeros(5, 9), torch.zeros(5))
 
 
 @pytest.mark.parametrize(

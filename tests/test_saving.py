@@ -95,6 +95,31 @@ def test_only_classes_of_aecore_models_are_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_class_of_ones_own_is_refused_before_it_could_not_be_loaded(tmp_path: Path) -> None:
+    class VAE(aecore.models.vae.VAE):
+        pass
+
+    expected = r"got .*test_saving.*VAE, which load_model does not know; keep the state_dict"
+    with pytest.raises(TypeError, match=expected):
+        save(VAE(n_inputs=4, n_latents=2), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_argument_that_is_a_tensor_is_shown_with_the_remedy(tmp_path: Path) -> None:
+    model = LinearAutoencoder(n_inputs=4, n_latents=2, lam=torch.tensor(0.5))
+    with pytest.raises(TypeError, match=r"'lam': tensor.*set anew .* float\(model\.lam\)"):
+        save(model, tmp_path / "m")
+    model.lam = float(model.lam)
+    save(model, tmp_path / "m")
+    assert load_model(tmp_path / "m").lam == 0.5
+
+
+def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path '.*' lies in no folder; make '.*missing'"):
+        save(MODELS[0], tmp_path / "missing" / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["os.system", "torch.nn.modules.linear.Linear", "", None])
 def test_a_file_cannot_name_another_class(name: str | None, tmp_path: Path) -> None:
     header = {"arguments": "{}"} | ({} if name is None else {"class": name})

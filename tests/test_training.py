@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aecore.data import Images
 from aecore.models.linear import LinearAutoencoder
 from aecore.models.undercomplete import Autoencoder
 from aecore.models.vae import VAE
 from aecore.training import History, choose_device, fit
+
+IMAGES = Images(torch.rand(50, 6), torch.zeros(50), (1, 2, 3))
 
 
 class Mean(nn.Module):
@@ -319,12 +322,21 @@ def test_overflowing_log_variance_is_reported_by_name() -> None:
     [
         ({"epochs": 0}, ValueError, "epochs must be a positive integer, got 0"),
         ({"batch_size": -1}, ValueError, "batch_size must be a positive integer, got -1"),
-        ({"lr": 0.0}, ValueError, "lr must be positive, got 0.0"),
+        ({"lr": 0.0}, ValueError, "lr must be a positive number, got 0.0"),
+        ({"lr": "1e-3"}, ValueError, "lr must be a positive number, got '1e-3'"),
+        ({"optimizer": "adam"}, TypeError, r"optimizer must be a function .*SGD.*, got 'adam'"),
+        ({"optimizer": torch.optim.SGD([torch.ones(1)])}, TypeError, "optimizer must .* got SGD"),
+        ({"checkpoint": "no/where"}, FileNotFoundError, "checkpoint 'no/where' lies in no folder"),
         ({"schedule": "cosine"}, ValueError, "schedule must be one of 'one-cycle', 'constant'"),
         ({"precision": "half"}, ValueError, "precision must be one of .*; got 'half'"),
         ({"keep": "all"}, ValueError, "keep must be one of 'last', 'best'; got 'all'"),
         ({"device": "tpu"}, ValueError, "device must be one of 'auto'.*'cpu'; got 'tpu'"),
-        ({"x": [[1.0]]}, TypeError, "x must be a floating-point tensor, got list"),
+        ({"x": [[1.0]]}, TypeError, "x must be a tensor, got list"),
+        ({"x": IMAGES}, TypeError, r"x must be a tensor, got Images; pass images\.x"),
+        ({"valid": IMAGES}, TypeError, r"valid must be a tensor, got Images; pass images\.x"),
+        ({"x": torch.rand(4, 2, 3)}, ValueError, r"got \(4, 2, 3\); .* x\.flatten\(1\)"),
+        ({"y": [0] * 50}, TypeError, "y must be a tensor, got list"),
+        ({"valid": torch.rand(4, 5)}, ValueError, "valid must be as wide as x, got 5 and 6"),
         ({"x": torch.ones(2, 6).int()}, TypeError, "x must be a floating-.*got torch.int"),
         ({"x": torch.rand(6)}, ValueError, r"x must have shape \(N, D\).*got \(6,\)"),
         ({"x": torch.rand(0, 6)}, ValueError, r"x must have shape .* got \(0, 6\)"),
@@ -344,6 +356,14 @@ def test_bad_arguments_are_named(
     with pytest.raises(error, match=message):
         fit(model, x, **({"epochs": 1, "device": "cpu"} | change))
     assert all(map(torch.equal, before, weights(model)))
+
+
+@pytest.mark.parametrize(
+    ("model", "got"), [(VAE, "the class VAE"), (IMAGES, "Images"), ("vae", "str")]
+)
+def test_what_is_no_model_is_named(model: object, got: str) -> None:
+    with pytest.raises(TypeError, match=rf"instance of torch\.nn\.Module, got {got}"):
+        fit(model, torch.rand(4, 6), epochs=1, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -370,6 +390,8 @@ def test_history_plots_itself() -> None:
     torch.testing.assert_close(list(ax.lines[2].get_ydata()), history.train["kl"])
     with pytest.raises(ValueError, match="terms must be among loss, reconstruction, kl; got 'mse'"):
         history.plot(ax, terms=("mse",))
+    with pytest.raises(TypeError, match=r"names in a tuple, such as \('kl',\), got 'kl'"):
+        history.plot(ax, "kl")
     plt.close("all")
 
 

@@ -203,7 +203,7 @@ def test_labels_are_taken_and_ignored() -> None:
     [
         ({"n_inputs": 0}, "n_inputs must be a positive integer, got 0"),
         ({"n_latents": -2}, "n_latents must be a positive integer, got -2"),
-        ({"hidden": (6, 0)}, "positive widths, got"),
+        ({"hidden": (6, 0)}, r"hidden must be a tuple of positive integers.*, got \(6, 0\)"),
         (
             {"likelihood": "poisson"},
             "likelihood must be one of 'bernoulli', 'gaussian'; got 'poisson'",

@@ -527,7 +527,7 @@ def test_saving_keeps_codes_and_averages(codebook: str, tmp_path: Path) -> None:
         ({"n_codes": 0}, "n_codes must be a positive integer, got 0"),
         ({"n_latents": 0}, "n_latents must be a positive integer, got 0"),
         ({"shape": (28, 28)}, r"shape must be three positive integers .*got \(28, 28\)"),
-        ({"channels": ()}, r"channels must be one or more positive integers, got \(\)"),
+        ({"channels": ()}, r"channels must be a tuple of one or more .*, got \(\)"),
         ({"likelihood": "poisson"}, "likelihood must be one of 'bernoulli', 'gaussian'; got 'poi"),
         ({"codebook": "ema"}, "codebook must be one of 'gradient', 'moving average'; got 'ema'"),
         ({"beta": 0.0}, r"beta must be finite and positive, got 0\.0"),

@@ -14,7 +14,15 @@ from tqdm import tqdm
 
 from aecore.divergences import mmd
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import MLP, check_choice, check_sizes, check_width
+from aecore.nn import (
+    MLP,
+    as_tuple,
+    check_choice,
+    check_class_numbers,
+    check_positive,
+    check_sizes,
+    check_width,
+)
 from aecore.synthetic import _INNER, _OUTER, _angle, _arc_length
 from aecore.training import (
     History,
@@ -198,9 +206,9 @@ class AdversarialAutoencoder(nn.Module):
         check_choice("match", match, ("adversarial", "mmd"))
         sample_prior(target, 1, n_latents, torch.Generator())  # refuses what it cannot draw
         _check_weight(lam)
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.target, self.likelihood, self.match = target, likelihood, match
-        self.lam, self.critic, self.saturating = lam, tuple(critic), saturating
+        self.lam, self.critic, self.saturating = lam, as_tuple("critic", critic), saturating
         self.encoder = MLP((n_inputs, *self.hidden, n_latents))
         self.decoder = MLP((n_latents, *reversed(self.hidden), n_inputs))
         if match == "adversarial":
@@ -314,8 +322,8 @@ class SemiSupervisedAutoencoder(nn.Module):
         _check_weight(lam)
         _check_weight(supervision, "supervision")
         self.n_inputs, self.n_latents, self.n_classes = n_inputs, n_latents, n_classes
-        self.hidden, self.likelihood, self.lam = tuple(hidden), likelihood, lam
-        self.supervision, self.critic = supervision, tuple(critic)
+        self.hidden, self.likelihood, self.lam = as_tuple("hidden", hidden), likelihood, lam
+        self.supervision, self.critic = supervision, as_tuple("critic", critic)
         n_codes = n_classes + n_latents
         self.encoder = MLP((n_inputs, *self.hidden, n_codes))
         self.decoder = MLP((n_codes, *reversed(self.hidden), n_inputs))
@@ -433,9 +441,7 @@ def fit_adversarial(
     """
     check_sizes(epochs=epochs, batch_size=batch_size)
     critic_lr = lr if critic_lr is None else critic_lr
-    for name, rate in (("lr", lr), ("critic_lr", critic_lr)):
-        if not rate > 0:
-            raise ValueError(f"{name} must be positive, got {rate}")
+    check_positive(lr=lr, critic_lr=critic_lr)
     _check_data(model, x=x, y=y)
     if y is not None and isinstance(model, SemiSupervisedAutoencoder):
         _check_labels(y, model.n_classes)
@@ -507,6 +513,7 @@ def _check_weight(value: float, name: str = "lam") -> None:
 
 
 def _check_labels(y: Tensor, n_classes: int) -> None:
+    check_class_numbers(y)
     low, high = y.aminmax()
     if low < -1 or high >= n_classes:
         raise ValueError(

@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 
 from aecore.divergences import gaussian_kl_between
 from aecore.losses import bernoulli_nll, gaussian_nll
-from aecore.nn import MLP, check_choice, check_sizes, check_width, reparametrise
+from aecore.nn import MLP, as_tuple, check_choice, check_sizes, check_width, reparametrise
 
 __all__ = ["ConditionalVAE"]
 
@@ -86,7 +86,7 @@ class ConditionalVAE(nn.Module):
         if not 0 < label_scale < math.inf:
             raise ValueError(f"label_scale must be a positive number, got {label_scale!r}")
         self.label_scale = label_scale
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.n_classes, self.n_features = n_classes, n_features
         self.likelihood, self.log_var, self.learned_prior = likelihood, log_var, learned_prior
         (width,) = widths.values()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import ACTIVATIONS, MLP, TiedMLP, check_choice, check_sizes, check_width
+from aecore.nn import ACTIVATIONS, MLP, TiedMLP, as_tuple, check_choice, check_sizes, check_width
 
 __all__ = [
     "ContractiveAutoencoder",
@@ -198,7 +198,7 @@ class ContractiveAutoencoder(nn.Module):
         check_choice("penalty", penalty, ("closed form", "exact", "hutchinson"))
         if not lam >= 0:
             raise ValueError(f"lam must not be negative, got {lam}")
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.lam, self.likelihood, self.tied = lam, likelihood, tied
         self.activation, self.penalty = activation, penalty
         if penalty == "closed form" and (self.hidden or activation != "sigmoid"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import ConvDecoder, ConvEncoder, check_choice, check_sizes, check_width
+from aecore.nn import ConvDecoder, ConvEncoder, as_tuple, check_choice, check_sizes, check_width
 
 __all__ = ["ConvolutionalAutoencoder", "conv_size", "overlap_counts", "transposed_size"]
 
@@ -50,14 +50,13 @@ class ConvolutionalAutoencoder(nn.Module):
         upsampling: str = "transposed",
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-            raise ValueError(f"shape must be three positive integers (C, H, W), got {shape!r}")
-        if not channels or any(not isinstance(n, int) or n < 1 for n in channels):
-            raise ValueError(f"channels must be one or more positive integers, got {channels!r}")
+        shape = as_tuple("shape", shape, "three positive integers (C, H, W)", least=3, most=3)
+        some = "a tuple of one or more positive integers, such as (16,)"
+        channels = as_tuple("channels", channels, some, least=1)
         check_sizes(n_latents=n_latents)
         check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
-        self.shape, self.n_inputs, self.n_latents = tuple(shape), math.prod(shape), n_latents
-        self.channels, self.likelihood, self.upsampling = tuple(channels), likelihood, upsampling
+        self.shape, self.n_inputs, self.n_latents = shape, math.prod(shape), n_latents
+        self.channels, self.likelihood, self.upsampling = channels, likelihood, upsampling
         height, width = (-(-size // 2 ** len(channels)) for size in shape[1:])  # rounded up
         self.feature_shape = (channels[-1], height, width)
         widths = (shape[0], *channels)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aecore.corruption import check_corruption, corrupt
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import ACTIVATIONS, MLP, check_choice, check_sizes, check_width
+from aecore.nn import ACTIVATIONS, MLP, as_tuple, check_choice, check_sizes, check_width
 
 __all__ = ["DenoisingAutoencoder", "gaussian_denoiser", "psnr"]
 
@@ -60,7 +60,7 @@ class DenoisingAutoencoder(nn.Module):
         check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
         check_choice("activation", activation, tuple(ACTIVATIONS))
         check_corruption(corruption, level)
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.likelihood, self.activation = likelihood, activation
         self.corruption, self.level = corruption, level
         sizes = (n_inputs, *self.hidden, n_latents)

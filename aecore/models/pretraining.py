@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from aecore.losses import bernoulli_nll, squared_error
 from aecore.models.denoising import DenoisingAutoencoder
-from aecore.nn import ACTIVATIONS, check_choice, check_sizes, check_width
+from aecore.nn import (
+    ACTIVATIONS,
+    as_tuple,
+    check_choice,
+    check_class_numbers,
+    check_sizes,
+    check_width,
+)
 from aecore.training import History, fit
 
 __all__ = ["Classifier", "StackedAutoencoder", "cross_entropy"]
@@ -35,6 +42,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes do not fit, or a label is out of range.
+        TypeError: If the labels are not int64.
 
     Example:
         >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
@@ -45,6 +53,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
             "logits and y must have shapes (B, K) and (B,), "
             f"got {tuple(logits.shape)} and {tuple(y.shape)}"
         )
+    check_class_numbers(y)
     if len(y) and not (y.min() >= 0 and y.max() < logits.shape[1]):
         raise ValueError(
             f"y must lie in 0 … {logits.shape[1] - 1}, got {y.min().item()} … {y.max().item()}"
@@ -94,10 +103,11 @@ class StackedAutoencoder(nn.Module):
         level: float = 0.2,
     ) -> None:
         super().__init__()
+        hidden = as_tuple("hidden", hidden)
         if len(hidden) == 0:
             raise ValueError("hidden must name at least one layer's width, got none")
         check_choice("activation", activation, ("relu", "sigmoid"))
-        self.n_inputs, self.hidden, self.n_latents = n_inputs, tuple(hidden), hidden[-1]
+        self.n_inputs, self.hidden, self.n_latents = n_inputs, hidden, hidden[-1]
         self.likelihood, self.activation, self.level = likelihood, activation, level
         above = "gaussian" if activation == "relu" else "bernoulli"
         self.layers = nn.ModuleList(
@@ -189,12 +199,10 @@ class Classifier(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        widths = (n_inputs, *hidden)
         check_sizes(n_inputs=n_inputs, n_classes=n_classes)
-        for width in hidden:
-            check_sizes(hidden=width)
+        widths = (n_inputs, *as_tuple("hidden", hidden))
         check_choice("activation", activation, ("relu", "sigmoid"))
-        self.n_inputs, self.hidden, self.n_classes = n_inputs, tuple(hidden), n_classes
+        self.n_inputs, self.hidden, self.n_classes = n_inputs, widths[1:], n_classes
         self.activation = activation
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.readout = nn.Linear(widths[-1], n_classes)

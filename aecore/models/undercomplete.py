@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import MLP, TiedMLP, check_choice, check_sizes, check_width
+from aecore.nn import MLP, TiedMLP, as_tuple, check_choice, check_sizes, check_width
 
 __all__ = ["Autoencoder"]
 
@@ -50,7 +50,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         check_sizes(n_inputs=n_inputs, n_latents=n_latents)
         check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.likelihood, self.tied = likelihood, tied
         sizes = (n_inputs, *self.hidden, n_latents)
         self.encoder = MLP(sizes)

@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal
 
 from aecore.divergences import gaussian_kl
 from aecore.losses import bernoulli_nll, gaussian_nll
-from aecore.nn import MLP, check_choice, check_sizes, check_width, reparametrise
+from aecore.nn import MLP, as_tuple, check_choice, check_sizes, check_width, reparametrise
 
 __all__ = ["VAE", "optimal_log_var"]
 
@@ -87,7 +87,7 @@ class VAE(nn.Module):
             )
         if likelihood == "bernoulli" and log_var != 0.0:
             raise ValueError(f"log_var is for Gaussian pixels; Bernoulli ones got {log_var!r}")
-        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, tuple(hidden)
+        self.n_inputs, self.n_latents, self.hidden = n_inputs, n_latents, as_tuple("hidden", hidden)
         self.likelihood, self.log_var = likelihood, log_var
         self.encoder = MLP((n_inputs, *self.hidden, 2 * n_latents))
         self.decoder = MLP((n_latents, *reversed(self.hidden), n_inputs))

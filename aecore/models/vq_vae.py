@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aecore.losses import bernoulli_nll, squared_error
-from aecore.nn import ConvDecoder, ConvEncoder, check_choice, check_sizes, check_width
+from aecore.nn import ConvDecoder, ConvEncoder, as_tuple, check_choice, check_sizes, check_width
 
 __all__ = [
     "VQVAE",
@@ -206,10 +206,9 @@ class VQVAE(nn.Module):
         revive: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-            raise ValueError(f"shape must be three positive integers (C, H, W), got {shape!r}")
-        if not channels or any(not isinstance(n, int) or n < 1 for n in channels):
-            raise ValueError(f"channels must be one or more positive integers, got {channels!r}")
+        shape = as_tuple("shape", shape, "three positive integers (C, H, W)", least=3, most=3)
+        some = "a tuple of one or more positive integers, such as (16,)"
+        channels = as_tuple("channels", channels, some, least=1)
         check_sizes(n_latents=n_latents, n_codes=n_codes)
         if n_codes < 2:
             raise ValueError(f"n_codes must be at least 2: one code says nothing, got {n_codes}")
@@ -221,8 +220,8 @@ class VQVAE(nn.Module):
             raise ValueError(f"decay must lie in (0, 1), got {decay}")
         if not 0 <= revive < 1:
             raise ValueError(f"revive must lie in [0, 1), got {revive}; 0 is never")
-        self.shape, self.n_inputs, self.n_latents = tuple(shape), math.prod(shape), n_latents
-        self.n_codes, self.channels, self.likelihood = n_codes, tuple(channels), likelihood
+        self.shape, self.n_inputs, self.n_latents = shape, math.prod(shape), n_latents
+        self.n_codes, self.channels, self.likelihood = n_codes, channels, likelihood
         self.beta, self.codebook, self.decay, self.revive = beta, codebook, decay, revive
         height, width = (-(-size // 2 ** len(channels)) for size in shape[1:])  # rounded up
         self.grid = (height, width)
@@ -394,11 +393,10 @@ class CodePrior(nn.Module):
         check_sizes(n_codes=n_codes, channels=channels, n_layers=n_layers, kernel_size=kernel_size)
         if n_codes < 2:
             raise ValueError(f"n_codes must be at least 2, got {n_codes}")
-        if len(grid) != 2 or any(not isinstance(n, int) or n < 1 for n in grid):
-            raise ValueError(f"grid must be two positive integers (H', W'), got {grid!r}")
+        grid = as_tuple("grid", grid, "two positive integers (H', W')", least=2, most=2)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
-        self.n_codes, self.grid, self.channels = n_codes, tuple(grid), channels
+        self.n_codes, self.grid, self.channels = n_codes, grid, channels
         self.n_layers, self.kernel_size = n_layers, kernel_size
         self.embedding = nn.Embedding(n_codes, channels)
         self.place = nn.Parameter(torch.zeros(channels, *self.grid))  # what is usual where
