@@ -71,7 +71,9 @@ def open_page(page: Page, address: str) -> None:
 def main() -> None:
     """Photograph the pages named on the command line, or all."""
     wanted = sys.argv[1:] or [""]
-    addresses = [page for page in book_pages() if any(name in page for name in wanted)]
+    if not (pages := book_pages()):
+        sys.exit("There is no book yet: make book")
+    addresses = [page for page in pages if any(name in page for name in wanted)]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with serve(HTML) as root, chromium() as browser:
         for address in tqdm(addresses, unit="page"):

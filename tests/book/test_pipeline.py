@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from tests.book.tiny_book import TinyBook, make_tiny_book
+from tools import screenshots
 from tools.book import cache_key, convert
 
 
@@ -321,3 +322,13 @@ def test_failed_rendering_leaves_the_book_that_was_there(book: TinyBook) -> None
 
     assert partial.returncode == 0
     assert "eq-first-missing" in partial.stderr
+
+
+def test_screenshots_need_a_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["screenshots"])
+
+    with pytest.raises(SystemExit, match="There is no book yet: make book"):
+        screenshots.main()
+
+    assert list(tmp_path.iterdir()) == []
