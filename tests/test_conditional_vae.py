@@ -182,6 +182,28 @@ def test_class_bounds_hold_every_class_in_its_column(
     assert class_log_likelihood(model, x[:0], n_samples=2).shape == (0, C)
 
 
+def test_class_bounds_lie_between_the_elbo_and_the_evidence(
+    exact: tuple[ConditionalVAE, list[MultivariateNormal], Tensor, Tensor],
+) -> None:
+    """eq-conditional_vae-class-bounds: where the posterior is off, weights average to p(x | c)."""
+    model, evidence, x, _ = exact
+    with torch.no_grad():  # off centre, and wide enough for weights without heavy tails
+        model.encoder.layers[0].bias[:L] += 0.3
+        model.encoder.layers[0].bias[L:] += 0.5
+    n, x = 4000, x[:2]
+    log_p = torch.stack([density.log_prob(x) for density in evidence], dim=1)  # (2, C)
+
+    single, triple = (
+        class_log_likelihood(model, x.repeat(n, 1), n_samples=s).reshape(n, 2, C) for s in (1, 3)
+    )
+
+    weights = (triple - log_p).exp()
+    assert ((weights.mean(dim=0) - 1).abs() < 5 * weights.std(dim=0) / math.sqrt(n)).all()
+    for lower, upper in ((single, triple), (triple, log_p.expand_as(triple))):
+        lead = upper - lower
+        assert (lead.mean(dim=0) > 5 * lead.std(dim=0) / math.sqrt(n)).all()
+
+
 def test_a_learned_prior_is_a_change_of_variables(
     exact: tuple[ConditionalVAE, list[MultivariateNormal], Tensor, Tensor],
 ) -> None:
