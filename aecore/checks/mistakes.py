@@ -1,0 +1,100 @@
+"""What every check is made of: known values, and the wrong versions that people write."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["CheckFailed", "Mistake", "compare", "recognise"]
+
+
+class CheckFailed(AssertionError):
+    """A function gives a wrong answer; the message says what it looks like."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong version of a function, and what to tell whoever wrote it.
+
+    Args:
+        wrong: The wrong version itself, with the arguments of the right one.
+        hints: Up to three hints, each more detailed than the one before. The first names the
+            mistake.
+    """
+
+    wrong: Callable[..., Tensor]
+    hints: tuple[str, ...]
+
+    def message(self, hints: int = 1) -> str:
+        """The first hints, and how to see another."""
+        lines = ["This looks like a classic:", *self.hints[:hints]]
+        if hints < len(self.hints):
+            lines.append(f"(For another hint give the check hints={hints + 1}.)")
+        return "\n".join(lines)
+
+
+def recognise(
+    value: Tensor, inputs: Mapping[str, object], mistakes: Sequence[Mistake]
+) -> Mistake | None:
+    """The mistake that gives exactly this value, if one does."""
+    for mistake in mistakes:
+        try:
+            wrong = mistake.wrong(**inputs)
+        except (ValueError, RuntimeError):  # it may not even run on inputs of every shape
+            continue
+        if wrong.shape == value.shape and torch.allclose(wrong, value, rtol=1e-6, atol=1e-9):
+            return mistake
+    return None
+
+
+def compare(
+    value: object,
+    right: Tensor,
+    *,
+    inputs: Mapping[str, object],
+    mistakes: Sequence[Mistake] = (),
+    hints: int = 1,
+) -> None:
+    """Compare what a function returned with what it should have.
+
+    Args:
+        value: What the function returned.
+        right: What it should have returned.
+        inputs: The arguments that it was given, by name.
+        mistakes: The wrong versions to recognise.
+        hints: How many hints to give, 1 to 3.
+
+    Raises:
+        CheckFailed: If it returned something else.
+
+    Example:
+        >>> double = Mistake(lambda x: 2 * x, ("you doubled; the square is a product",))
+        >>> x = torch.tensor([3.0])
+        >>> compare(2 * x, x * x, inputs={"x": x}, mistakes=[double])
+        Traceback (most recent call last):
+            ...
+        aecore.checks.mistakes.CheckFailed: This looks like a classic:
+        you doubled; the square is a product
+    """
+    if value is None:
+        raise CheckFailed("The function returns nothing.")
+    if not isinstance(value, Tensor):
+        name = type(value).__name__
+        raise CheckFailed(f"The function must return a tensor, and it returned a {name}: {value!r}")
+    value = value.detach().to(right.dtype)
+    if value.shape == right.shape and torch.allclose(value, right, rtol=1e-6, atol=1e-9):
+        return
+    if mistake := recognise(value, inputs, mistakes):
+        raise CheckFailed(mistake.message(hints))
+    if value.shape != right.shape:
+        raise CheckFailed(
+            f"The result must have the shape {tuple(right.shape)}, and has {tuple(value.shape)}."
+        )
+    if not value.isfinite().all():
+        raise CheckFailed("The result contains NaN or infinite values.")
+    worst = int((value - right).abs().argmax())
+    raise CheckFailed(
+        f"The values differ, at worst {value.flatten()[worst]:.6g} where "
+        f"{right.flatten()[worst]:.6g} is right. No known mistake gives this value."
+    )

@@ -1,0 +1,58 @@
+"""The checks: every listed mistake is recognised, and what is right passes, however written."""
+
+import re
+
+import jupytext
+import pytest
+import torch
+
+from aecore import checks
+from aecore.checks import MISTAKES, CheckFailed
+from aecore.checks.mistakes import Mistake
+from tools import assignments
+
+ALL = [(name, mistake) for name, mistakes in MISTAKES.items() for mistake in mistakes]
+
+
+@pytest.mark.parametrize(("name", "mistake"), ALL, ids=[f"{n}-{m.hints[0][:40]}" for n, m in ALL])
+def test_a_mistake_is_called_by_its_name(name: str, mistake: Mistake) -> None:
+    check = getattr(checks, f"check_{name}")
+    for hints in range(1, len(mistake.hints) + 1):
+        with pytest.raises(CheckFailed, match=re.escape(mistake.hints[hints - 1])):
+            check(mistake.wrong, hints=hints)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_function_has_four_mistakes_with_up_to_three_hints(name: str) -> None:
+    assert len(MISTAKES[name]) >= 4
+    assert all(1 <= len(mistake.hints) <= 3 for mistake in MISTAKES[name])
+    assert len({mistake.hints[0] for mistake in MISTAKES[name]}) == len(MISTAKES[name])
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_is_no_answer_is_said_to_be_none(name: str) -> None:
+    check = getattr(checks, f"check_{name}")
+    with pytest.raises(CheckFailed, match="returns nothing"):
+        check(lambda *arguments: None)
+    with pytest.raises(CheckFailed, match="must return a tensor, and it returned a str: 'one'"):
+        check(lambda *arguments: "one")
+
+
+@pytest.mark.parametrize("slug", assignments.slugs())
+def test_the_solutions_pass_the_checks(slug: str) -> None:
+    """The solutions are written otherwise than what the checks compare with."""
+    torch.set_default_dtype(torch.float32)  # as in a notebook; the tests' own default is double
+    names: dict = {}
+    tested = set()
+    for cell in jupytext.read(assignments.SOURCES / f"{slug}.md").cells:
+        if cell.cell_type != "code" or "hidden-test" in cell.metadata.get("tags", []):
+            continue
+        if cell.source.startswith("def test_"):
+            tests: dict = {}
+            exec(cell.source, tests)
+            name, test = next((n, t) for n, t in tests.items() if n.startswith("test_"))
+            test(names[name.removeprefix("test_")])
+            tested.add(name.removeprefix("test_"))
+        else:
+            exec(cell.source, names)
+    assert tested & MISTAKES.keys()
