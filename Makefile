@@ -15,7 +15,8 @@ CHOICE = --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book data execute test test-pages lint serve lab screenshots bench lock clean distclean
+.PHONY: help setup book data execute test test-pages lint assignments grade serve lab screenshots bench lock \
+	clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET [PROFILE=smoke|book|full] [ONLY="linear vae"] [JOBS=2] [PORT=8000] [PYTHON=python3]'
@@ -59,6 +60,16 @@ lint: $(READY) ## check style and types: package, tools, tests and the chapters'
 	$(BIN)/ruff format --check --line-length 76 _build/notebooks/*.ipynb
 	$(BIN)/mypy
 
+assignments: $(READY) ## make the students' and the instructor's versions (ASSIGNMENT=vae, or all)
+	@$(BIN)/python -m tools.assignments $(ASSIGNMENT) --jobs $(JOBS)
+
+grade: $(READY) ## grade a class: ASSIGNMENT=vae SUBMISSIONS=folder [RESULTS= AGAIN=1 DASK=address UNSAFE=1]
+	@test -n '$(ASSIGNMENT)' -a -n '$(SUBMISSIONS)' || { \
+		echo 'Say what to grade: make grade ASSIGNMENT=vae SUBMISSIONS=folder'; exit 1; }
+	@$(BIN)/python -m tools.grading '$(ASSIGNMENT)' '$(SUBMISSIONS)' --jobs $(JOBS) \
+		$(if $(RESULTS),--results '$(RESULTS)') $(if $(AGAIN),--again) \
+		$(if $(DASK),--dask '$(DASK)') $(if $(UNSAFE),--unsafe)
+
 serve: ## show the book at http://127.0.0.1:8000 (PORT=)
 	@test -e _build/html/index.html || { echo 'There is no book yet: make book'; exit 1; }
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -70,7 +81,7 @@ screenshots: $(READY) ## photograph every page into _build/screenshots
 	$(BIN)/python -m tools.screenshots
 
 bench: $(READY) ## run the benchmarks
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in benchmarks/*.py; do echo "$$script"; PYTHONPATH=. $(BIN)/python "$$script" || exit 1; done
 
 lock: ## pin the newest versions that pyproject.toml allows (RESOLUTION=lowest-direct: the oldest)
 	$(PYTHON) -m venv _build/uv

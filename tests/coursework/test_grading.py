@@ -1,0 +1,211 @@
+"""Grading a class: what is read, what is refused, what is kept, and who does the work."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools import assignments, grading, sandbox
+
+SLUG = "vae"
+
+
+def notebook(source: str = "") -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+
+
+ANSWER = """
+def free_bits(kl, floor):
+    return kl.mean(dim=0).clamp(min=floor).sum()
+"""
+
+
+@pytest.fixture
+def handed_in(tmp_path: Path) -> Path:
+    """A class of one answer in each of the forms that a submission may have."""
+    folder = tmp_path / "class"
+    folder.mkdir()
+    nbformat.write(notebook(ANSWER), folder / "ada.ipynb")
+    with zipfile.ZipFile(folder / "grace.zip", "w") as archive:
+        archive.writestr("vae.ipynb", nbformat.writes(notebook(ANSWER)))
+        archive.writestr(".OTTER_LOG", b"x")
+    (folder / "emmy").mkdir()
+    nbformat.write(notebook(ANSWER), folder / "emmy" / "vae_2.ipynb")
+    return folder
+
+
+def grades(table: Path) -> dict[str, dict[str, str]]:
+    with table.open() as stream:
+        return {row["student"]: row for row in csv.DictReader(stream)}
+
+
+def test_notebooks_archives_and_folders_are_graded(handed_in: Path, tmp_path: Path) -> None:
+    table = grades(grading.grade_class(SLUG, handed_in, tmp_path / "results"))
+    assert {student: row["total"] for student, row in table.items()} == dict.fromkeys(
+        ("ada", "emmy", "grace"), "20"
+    )
+    assert table["ada"]["q3"] == "20"
+    assert table["ada"]["q6 (by hand, of 10)"] == ""
+
+
+def test_what_is_graded_stays_graded_until_it_changes(handed_in: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.rmtree(handed_in / "emmy")
+    grading.grade_class(SLUG, handed_in, results)
+    before = {p.stem: json.loads(p.read_text()) for p in (results / "submissions").iterdir()}
+    nbformat.write(notebook("1 / 0"), handed_in / "ada.ipynb")
+    table = grades(grading.grade_class(SLUG, handed_in, results))
+    after = {p.stem: json.loads(p.read_text()) for p in (results / "submissions").iterdir()}
+    assert after["grace"] == before["grace"]
+    assert (table["ada"]["total"], table["grace"]["total"]) == ("0", "20")
+    assert after["ada"]["cells"][0][1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_killed_run_finishes_what_was_left(handed_in: Path, tmp_path: Path) -> None:
+    for name in ("b", "c", "d"):
+        nbformat.write(notebook(ANSWER), handed_in / f"{name}.ipynb")
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "tools.grading", SLUG, str(handed_in)]
+    command += ["--results", str(results), "--jobs", "1"]
+    process = subprocess.Popen(command, start_new_session=True)
+    done = results / "submissions"
+    deadline = time.monotonic() + 120
+    while not list(done.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = {path.name: path.stat().st_mtime_ns for path in done.glob("*.json")}
+    assert 0 < len(first) < 6
+    assert not (results / "grades.csv").exists()
+    subprocess.run(command, check=True)
+    table = grades(results / "grades.csv")
+    assert [row["total"] for row in table.values()] == ["20"] * 6
+    for name, written in first.items():
+        assert (done / name).stat().st_mtime_ns == written
+
+
+def test_a_dask_cluster_grades_the_same(handed_in: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    code = "from distributed import LocalCluster; import sys\nif __name__ == '__main__':\n"
+    code += "    c = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)\n"
+    code += "    print(c.scheduler_address, flush=True)\n    sys.stdin.read()\n"
+    script = tmp_path / "cluster.py"
+    script.write_text(code)
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as cluster:
+        try:
+            address = cluster.stdout.readline().strip()
+            command = [sys.executable, "-m", "tools.grading", SLUG, str(handed_in)]
+            command += ["--results", str(tmp_path / "results"), "--dask", address]
+            subprocess.run(command, check=True, env=environment)
+        finally:
+            cluster.stdin.close()
+    table = grades(tmp_path / "results" / "grades.csv")
+    assert [row["total"] for row in table.values()] == ["20"] * 3
+
+
+def test_without_a_sandbox_grading_refuses(
+    handed_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "missing", lambda: "the program bwrap is not installed")
+    with pytest.raises(
+        ValueError, match=r"(?s)no sandbox can be had here: the program bwrap.*UNSAFE=1"
+    ):
+        grading.grade_class(SLUG, handed_in, tmp_path / "results")
+
+
+def test_unsafe_grades_without_a_sandbox(handed_in: Path, tmp_path: Path) -> None:
+    for name in ("grace.zip", "emmy"):
+        path = handed_in / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    table = grades(grading.grade_class(SLUG, handed_in, tmp_path / "results", unsafe=True))
+    assert table["ada"]["total"] == "20"
+
+
+def test_what_is_no_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a folder"):
+        grading.submissions(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no submission"):
+        grading.submissions(tmp_path)
+    (tmp_path / "ada.ipynb").touch()
+    (tmp_path / "ada.zip").touch()
+    with pytest.raises(ValueError, match="two submissions of the name ada"):
+        grading.submissions(tmp_path)
+    with pytest.raises(ValueError, match="there is no assignment 'vea'"):
+        assignments.read("vea")
+
+
+def test_a_page_shows_what_a_student_wrote_and_runs_none_of_it(tmp_path: Path) -> None:
+    assignment = assignments.read(SLUG)
+    script = "<script>alert(1)</script>"
+    record = {"student": script, "total": 0.0, "reason": "", "cells": [[1, script]]}
+    record["written"] = {"1": script, "2": "a good answer"}
+    record["tests"] = [
+        {"name": test.name, "points": test.points, "earned": 0.0, "message": script}
+        for test in assignment.hidden
+    ]
+    grading.write_feedback(assignment, record, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 5
+    assert "a good answer" in page
+
+
+def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
+    assignment = assignments.read(SLUG)
+    record = {"student": "=1+1", "total": 0.0, "reason": "=2+2", "tests": []}
+    table = grading.write_grades(assignment, [record], tmp_path / "grades.csv")
+    (row,) = grades(table).values()
+    assert row["student"] == "'=1+1"
+    assert row["remark"] == "'=2+2"
+
+
+@pytest.mark.parametrize(
+    ("dotted", "message"),
+    [
+        ("aecore.nowhere.f", "no such module"),
+        ("aecore.divergences.nothing", "there is no nothing in divergences.py"),
+        ("aecore.models.vae.VAE", "no function or method"),
+    ],
+)
+def test_what_cannot_be_switched_off(dotted: str, message: str, tmp_path: Path) -> None:
+    shutil.copytree("aecore", tmp_path / "aecore")
+    with pytest.raises(ValueError, match=message):
+        assignments.switch_off(tmp_path, dotted, "because")
+
+
+def test_what_is_switched_off_is_gone(tmp_path: Path) -> None:
+    shutil.copytree("aecore", tmp_path / "aecore")
+    assignments.switch_off(tmp_path, "aecore.models.vae.VAE.nll", "q1 asks for it")
+    source = (tmp_path / "aecore" / "models" / "vae.py").read_text()
+    assert "raise RuntimeError('aecore.models.vae.VAE.nll is switched off" in source
+    before = Path("aecore/models/vae.py").read_text()
+    assert len(source) < len(before)
+
+
+def test_the_template_is_a_working_assignment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(assignments.SOURCES / "_template.md", tmp_path / "mine.md")
+    monkeypatch.setattr(assignments, "SOURCES", tmp_path)
+    assignment = assignments.read("mine")
+    assert [test.points for test in assignment.hidden] == [100]
+    handed_in = tmp_path / "class"
+    handed_in.mkdir()
+    nbformat.write(assignments.master(assignment, hidden=False), handed_in / "reference.ipynb")
+    table = grades(grading.grade_class("mine", handed_in, tmp_path / "results", n_jobs=1))
+    assert table["reference"]["total"] == "100"
