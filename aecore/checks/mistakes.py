@@ -37,7 +37,16 @@ class Mistake:
 def recognise(
     value: Tensor, inputs: Mapping[str, object], mistakes: Sequence[Mistake]
 ) -> Mistake | None:
-    """The mistake that gives exactly this value, if one does."""
+    """The mistake that gives exactly this value, if one does.
+
+    Args:
+        value: What a function returned.
+        inputs: The arguments that it was given, by name.
+        mistakes: The wrong versions to try on the same arguments.
+
+    Returns:
+        The first that gives the value, or None.
+    """
     for mistake in mistakes:
         try:
             wrong = mistake.wrong(**inputs)
