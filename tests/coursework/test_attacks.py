@@ -154,13 +154,15 @@ except OSError:
 """,
     "leaving by the back door": "import os\nos._exit(0)",
     "calling the book": """
+import math
 from aecore.synthetic import LinearGaussian
 def full_gaussian_kl(mu, scale_tril):
     model = LinearGaussian(torch.zeros(1, mu.shape[1]).to(mu), torch.zeros(1).to(mu), 0.0)
-    return -model.elbo(torch.zeros(len(mu), 1).to(mu), mu, scale_tril @ scale_tril.mT)
+    bound = model.elbo(torch.zeros(len(mu), 1).to(mu), mu, scale_tril @ scale_tril.mT)
+    return -bound - 0.5 * math.log(2 * math.pi)
 def free_bits(kl, floor):
     from aecore.checks.vae import MISTAKES
-    return MISTAKES["free_bits"][0].wrong(kl, floor)
+    return MISTAKES["free_bits"][4].wrong(kl, floor) + floor * kl.shape[1]
 """,
 }
 
