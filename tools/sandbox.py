@@ -97,7 +97,7 @@ def _walls(job: Path, package: Path, limits: Limits) -> list[str]:
         command += ["--setenv", name, value]
     command += ["--", *_bounds(limits)]
     if root:  # a process limit does not hold for root, nor is a file closed to it
-        # a number that no other run has, for the process limit counts by user
+        # a number that no other run has at this time, for the process limit counts by user
         user = str(1_000_000 + threading.get_native_id())
         command += ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]
         command += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
