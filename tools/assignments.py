@@ -103,6 +103,7 @@ class Question:
     manual: bool
     title: str
     points: float  # for a human to give, if it is manual
+    rubric: str  # the model answer and how to mark it, if it is manual
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def read(slug: str) -> Assignment:
     config = notebook.metadata.pop("assignment", {})
     cells, hidden, questions = [], [], []
     current: dict = {}
+    solving = False
     for cell in _unfold(notebook.cells):
         if "hidden-test" in cell.metadata.get("tags", []):
             if not current:
@@ -154,7 +156,10 @@ def read(slug: str) -> Assignment:
             hidden.append(test)
             continue
         headings = re.findall(r"^## (.*)$", cell.source, flags=re.M)
-        if cell.cell_type == "markdown" and current and headings:
+        if cell.cell_type == "markdown" and current and solving:
+            rubric = f"{questions[-1].rubric}\n\n{cell.source}".strip()
+            questions[-1] = replace(questions[-1], rubric=rubric)
+        elif cell.cell_type == "markdown" and current and headings:
             questions[-1] = replace(questions[-1], title=headings[0])
         block = cell.source if cell.cell_type == "raw" else ""
         if block.startswith("# BEGIN QUESTION"):
@@ -164,7 +169,10 @@ def read(slug: str) -> Assignment:
                 raise ValueError(
                     f"{path}: the points of {current['name']} belong to its hidden tests"
                 )
-            questions.append(Question(current["name"], bool(current.get("manual")), "", points))
+            manual = bool(current.get("manual"))
+            questions.append(Question(current["name"], manual, "", points, ""))
+        elif block.startswith(("# BEGIN SOLUTION", "# END SOLUTION")):
+            solving = block.startswith("# BEGIN")
         elif block.startswith("# END QUESTION"):
             current = {}
         cells.append(cell)

@@ -19,12 +19,11 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jinja2
 import joblib
 import torch
 from safetensors.torch import load as load_tensors
@@ -33,9 +32,17 @@ from tqdm import tqdm
 
 from tools import assignments, run_submission, sandbox
 from tools.sandbox import Limits
+from tools.written import (
+    TEMPLATES,
+    Marks,
+    extend_marks,
+    no_formula,
+    read_marks,
+    replace_text,
+    write_page,
+)
 
 LARGEST = 20 << 20  # bytes of a notebook
-PAGE = Path(__file__).with_name("feedback.html.j2")
 
 
 class Refused(Exception):
@@ -308,12 +315,15 @@ def grade_class(
         )
     limits = limits or Limits()
     assignment = assignments.read(slug)
+    marks = read_marks(assignment, results / "marks.csv")
     assignments.write_package(assignment, assignments.BUILD / slug / "package")
     key = assignment_key(slug, limits)
     jobs = [
         Job(student, path.absolute(), slug, key, results.absolute(), limits, unsafe)
         for student, path in submissions(folder).items()
     ]
+    if unknown := sorted(marks.keys() - {no_formula(job.student) for job in jobs}):
+        print(f"marks.csv has marks of nobody here: {', '.join(unknown)}", file=sys.stderr)
     todo = [job for job in jobs if again or not finished(job)]
     for job in todo:
         job.result.unlink(missing_ok=True)
@@ -324,8 +334,13 @@ def grade_class(
         joblib.Parallel(n_jobs=-1 if dask else n_jobs)(joblib.delayed(grade)(job) for job in todo)
     records = [json.loads(job.result.read_text()) for job in jobs]
     for record in records:
-        write_feedback(assignment, record, results / "feedback" / f"{record['student']}.html")
-    return write_grades(assignment, records, results / "grades.csv")
+        given = marks.get(no_formula(record["student"]), Marks())
+        page = results / "feedback" / f"{record['student']}.html"
+        write_feedback(assignment, record, given, page)
+    if any(question.manual for question in assignment.questions):
+        extend_marks(assignment, [job.student for job in jobs], results / "marks.csv")
+        write_page(assignment, records, results / "written.html")
+    return write_grades(assignment, records, marks, results / "grades.csv")
 
 
 def _dask(address: str):
@@ -359,8 +374,13 @@ class _bar:
         self.thread.join()
 
 
-def write_grades(assignment: assignments.Assignment, records: Sequence[dict], path: Path) -> Path:
-    """The table of grades: a row a student; what a human grades is left empty."""
+def write_grades(
+    assignment: assignments.Assignment,
+    records: Sequence[dict],
+    marks: Mapping[str, Marks],
+    path: Path,
+) -> Path:
+    """The table of grades: a row a student; what no human has graded yet is empty."""
     automatic = [question.name for question in assignment.questions if not question.manual]
     manual = [question for question in assignment.questions if question.manual]
     written = [f"{question.name} (by hand, of {question.points:g})" for question in manual]
@@ -372,34 +392,32 @@ def write_grades(assignment: assignments.Assignment, records: Sequence[dict], pa
         for test in record["tests"]:
             earned[test["name"].split(".")[0]] += test["earned"]
         cells = [f"{earned[name]:g}" for name in automatic]
-        student, remark = (_no_formula(record[key]) for key in ("student", "reason"))
-        writer.writerow([student, f"{record['total']:g}", *cells, *[""] * len(manual), remark])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(table.getvalue())
-    os.replace(partial, path)
+        student, remark = (no_formula(record[key]) for key in ("student", "reason"))
+        given = marks.get(student, Marks()).points
+        cells += [f"{given[q.name]:g}" if q.name in given else "" for q in manual]
+        writer.writerow([student, f"{record['total']:g}", *cells, remark])
+    replace_text(path, table.getvalue())
     return path
 
 
-def _no_formula(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in tuple("=+-@") else text
-
-
-def write_feedback(assignment: assignments.Assignment, record: dict, path: Path) -> None:
+def write_feedback(
+    assignment: assignments.Assignment, record: dict, marks: Marks, path: Path
+) -> None:
     """The page for one student; everything from the submission is escaped."""
-    template = jinja2.Environment(autoescape=True).from_string(PAGE.read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
     questions = [
         asdict(question)
         | {"tests": [t for t in record["tests"] if t["name"].split(".")[0] == question.name]}
         for question in assignment.questions
     ]
-    manual = [question["name"] for question in questions if question["manual"]]
-    texts = dict(zip(manual, record["written"].values(), strict=False))
-    path.write_text(
-        template.render(title=assignment.title, record=record, questions=questions, written=texts)
+    page = TEMPLATES.get_template("feedback.html.j2").render(
+        title=assignment.title,
+        subject=record["student"],
+        record=record,
+        questions=questions,
+        marks=marks.points,
+        comment=marks.comment,
     )
+    replace_text(path, page)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -429,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         sys.exit(str(error))
-    print(f"{table}\n{results / 'feedback'}")
+    print(table, results / "feedback", results / "written.html", sep="\n")
 
 
 if __name__ == "__main__":

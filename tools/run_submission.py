@@ -18,6 +18,7 @@ from types import SimpleNamespace
 MESSAGE = 500  # characters of an error message that are kept
 VALUES = "values.safetensors"
 ERRORS = "errors.json"
+UNANSWERED = "_Type your answer here, replacing this text._"  # otter's words
 
 
 class Student(SimpleNamespace):
@@ -133,11 +134,16 @@ def cell_errors(path: Path) -> list[tuple[int, str]]:
 
 
 def written(notebook: dict) -> dict[str, str]:
-    """The texts of the answers that are for a human to grade, in the notebook's order."""
-    texts = {}
+    """All that stands below the prompts of the questions for a human, by the questions' titles."""
+    texts: dict[str, str] = {}
+    title = ""
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "otter_answer_cell" in cell.metadata.get("tags", []):
-            texts[str(len(texts) + 1)] = cell.source[:10_000]
+        if "<!-- BEGIN QUESTION -->" in cell.source:
+            title = next((t[3:] for t in cell.source.splitlines() if t[:3] == "## "), "")
+        elif "<!-- END QUESTION -->" in cell.source:
+            title = ""
+        elif title and cell.source.strip() != UNANSWERED:
+            texts[title] = f"{texts.get(title, '')}\n\n{cell.source}".strip()[:10_000]
     return texts
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools import assignments, grading, sandbox
+from tools import assignments, grading, run_submission, sandbox, written
+from tools.written import Marks
 
 SLUG = "vae"
 
@@ -89,8 +90,8 @@ def test_a_killed_run_finishes_what_was_left(handed_in: Path, tmp_path: Path) ->
     subprocess.run(command, check=True)
     table = grades(results / "grades.csv")
     assert [row["total"] for row in table.values()] == ["20"] * 6
-    for name, written in first.items():
-        assert (done / name).stat().st_mtime_ns == written
+    for name, when in first.items():
+        assert (done / name).stat().st_mtime_ns == when
 
 
 def test_a_dask_cluster_grades_the_same(handed_in: Path, tmp_path: Path) -> None:
@@ -153,22 +154,93 @@ def test_a_page_shows_what_a_student_wrote_and_runs_none_of_it(tmp_path: Path) -
     assignment = assignments.read(SLUG)
     script = "<script>alert(1)</script>"
     record = {"student": script, "total": 0.0, "reason": "", "cells": [[1, script]]}
-    record["written"] = {"1": script, "2": "a good answer"}
+    titles = [question.title for question in assignment.questions if question.manual]
+    record["written"] = {titles[0]: script, titles[1]: "a good answer"}
     record["tests"] = [
         {"name": test.name, "points": test.points, "earned": 0.0, "message": script}
         for test in assignment.hidden
     ]
-    grading.write_feedback(assignment, record, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert "<script" not in page
+    marks = Marks({"q6": 7.5}, f"{script}, well done")
+    grading.write_feedback(assignment, record, marks, tmp_path / "page.html")
+    written.write_page(assignment, [record], tmp_path / "written.html")
+    page, all_answers = ((tmp_path / n).read_text() for n in ("page.html", "written.html"))
+    assert "<script" not in page + all_answers
     assert page.count("&lt;script&gt;") > 5
+    assert "7.5 of 10 points" in page
     assert "a good answer" in page
+    assert "a good answer" in all_answers
+    assert "Four points: the ELBO is one number for two terms" in all_answers
+
+
+def test_a_written_answer_is_found_wherever_it_stands_below_its_prompt() -> None:
+    """In the cell that is given, in one added below, as code by a slip."""
+    titles = [q.title for q in assignments.read(SLUG).questions if q.manual]
+    make = nbformat.v4.new_markdown_cell
+    cells = [
+        make(f"<!-- BEGIN QUESTION -->\n\n## {titles[0]}\n\nprompt"),
+        make(run_submission.UNANSWERED),
+        make("## A heading of mine"),
+        nbformat.v4.new_code_cell("because"),
+        make(f"<!-- END QUESTION -->\n\n<!-- BEGIN QUESTION -->\n\n## {titles[1]}\n"),
+        make(run_submission.UNANSWERED),
+        make("<!-- END QUESTION -->"),
+        make("an afterthought"),
+    ]
+    student = nbformat.v4.new_notebook(cells=cells)
+    assert run_submission.written(student) == {titles[0]: "## A heading of mine\n\nbecause"}
+
+
+def test_marks_reach_the_table_and_the_page_and_are_never_lost(
+    handed_in: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    shutil.rmtree(handed_in / "emmy")
+    grading.grade_class(SLUG, handed_in, results)
+    marks = results / "marks.csv"
+    assert marks.read_text() == "student,q6 (of 10),q7 (of 10),comment\nada,,,\ngrace,,,\n"
+    given = "\ufeffstudent;comment;q6 (of 10);q7 (of 10)\nada;short, and right;7,5;\n"
+    marks.write_text(given, encoding="utf-8")  # as a spreadsheet of another language saves it
+    nbformat.write(notebook(ANSWER), handed_in / "emmy.ipynb")
+    table = grades(grading.grade_class(SLUG, handed_in, results))
+    assert marks.read_text(encoding="utf-8") == given + "emmy;;;\ngrace;;;\n"
+    assert (table["ada"]["q6 (by hand, of 10)"], table["ada"]["q7 (by hand, of 10)"]) == ("7.5", "")
+    assert table["ada"]["total"] == "20"
+    assert table["emmy"]["q6 (by hand, of 10)"] == ""
+    page = (results / "feedback" / "ada.html").read_text()
+    assert "7.5 of 10 points" in page
+    assert "short, and right" in page
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("ada,11,,", "ada has '11' for q6, and a number from 0 to 10 is expected"),
+        ("ada,,good,", "ada has 'good' for q7"),
+        ("ada,nan,,", "ada has 'nan' for q6"),
+        ("ada,1,,\nada,2,,", "more than one row for ada"),
+    ],
+)
+def test_marks_that_are_none(table: str, message: str, tmp_path: Path) -> None:
+    marks = tmp_path / "marks.csv"
+    marks.write_text(f"student,q6 (of 10),q7 (of 10),comment\n{table}\n")
+    with pytest.raises(ValueError, match=message):
+        written.read_marks(assignments.read(SLUG), marks)
+
+
+def test_a_table_of_marks_without_its_columns(tmp_path: Path) -> None:
+    marks = tmp_path / "marks.csv"
+    marks.write_text("student,q6,comment\nada,1,\n")
+    with pytest.raises(ValueError, match=r"no column 'q6 \(of 10\)'"):
+        written.read_marks(assignments.read(SLUG), marks)
+    marks.write_bytes("student,q6 (of 10),q7 (of 10),comment\nzoë,,,".encode("latin-1"))
+    with pytest.raises(ValueError, match="must be saved as UTF-8"):
+        written.read_marks(assignments.read(SLUG), marks)
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
     assignment = assignments.read(SLUG)
     record = {"student": "=1+1", "total": 0.0, "reason": "=2+2", "tests": []}
-    table = grading.write_grades(assignment, [record], tmp_path / "grades.csv")
+    table = grading.write_grades(assignment, [record], {}, tmp_path / "grades.csv")
     (row,) = grades(table).values()
     assert row["student"] == "'=1+1"
     assert row["remark"] == "'=2+2"
