@@ -94,13 +94,23 @@ def test_a_killed_run_finishes_what_was_left(handed_in: Path, tmp_path: Path) ->
         assert (done / name).stat().st_mtime_ns == when
 
 
-def test_a_dask_cluster_grades_the_same(handed_in: Path, tmp_path: Path) -> None:
+CLUSTER = """
+import sys
+from distributed import Client, LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+        done = Client(cluster).run(lambda dask_worker: dask_worker.state.executed_count)
+        print(*done.values(), flush=True)
+"""
+
+
+def test_a_dask_cluster_of_two_workers_grades_the_same(handed_in: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    code = "from distributed import LocalCluster; import sys\nif __name__ == '__main__':\n"
-    code += "    c = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)\n"
-    code += "    print(c.scheduler_address, flush=True)\n    sys.stdin.read()\n"
     script = tmp_path / "cluster.py"
-    script.write_text(code)
+    script.write_text(CLUSTER)
     with subprocess.Popen(
         [sys.executable, script],
         stdin=subprocess.PIPE,
@@ -115,6 +125,9 @@ def test_a_dask_cluster_grades_the_same(handed_in: Path, tmp_path: Path) -> None
             subprocess.run(command, check=True, env=environment)
         finally:
             cluster.stdin.close()
+        executed = [int(count) for count in cluster.stdout.readline().split()]
+    assert len(executed) == 2
+    assert min(executed) > 0
     table = grades(tmp_path / "results" / "grades.csv")
     assert [row["total"] for row in table.values()] == ["20"] * 3
 
