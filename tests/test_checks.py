@@ -1,6 +1,7 @@
 """The checks: every listed mistake is recognised, and what is right passes, however written."""
 
 import re
+from pathlib import Path
 
 import jupytext
 import pytest
@@ -56,3 +57,18 @@ def test_the_solutions_pass_the_checks(slug: str) -> None:
         else:
             exec(cell.source, names)
     assert tested & MISTAKES.keys()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_check_is_used(name: str) -> None:
+    """By a question of an assignment, or by an exercise of a chapter."""
+    used = [
+        path for path in Path("book").rglob("*.md") if f"check_{name}({name}" in path.read_text()
+    ]
+    assert used
+
+
+@pytest.mark.parametrize("slug", assignments.slugs())
+def test_the_chapter_of_an_assignment_has_exercises_with_checks(slug: str) -> None:
+    exercises = Path(f"book/{slug}.md").read_text().partition("\n## Exercises\n")[2]
+    assert re.search(r"^check_\w+\(\w+\)$", exercises, flags=re.M)
