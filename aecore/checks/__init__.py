@@ -43,10 +43,13 @@ from aecore.checks.vae import (
 )
 from aecore.checks.vq_vae import (
     check_bigram_bits,
+    check_codebook_step,
+    check_direction_indices,
     check_expected_codes_seen,
     check_gaussian_distortion,
     check_residual_indices,
     check_rotated_gradient,
+    check_straight_through_variance,
 )
 
 __all__ = [
@@ -56,9 +59,11 @@ __all__ = [
     "check_batch_top_k",
     "check_best_linear_decoder",
     "check_bigram_bits",
+    "check_codebook_step",
     "check_contraction_gradient",
     "check_correlated_sample",
     "check_count_denoiser",
+    "check_direction_indices",
     "check_evidence_error",
     "check_expected_codes_seen",
     "check_free_bits",
@@ -77,6 +82,7 @@ __all__ = [
     "check_small_noise_cost",
     "check_sparsity_gradient",
     "check_stein_risk",
+    "check_straight_through_variance",
     "check_two_layer_penalty",
     "check_unmasked_mean",
     "check_weighted_projector",

@@ -1,21 +1,25 @@
-"""Checks of what the assignment on discrete codes asks for."""
+"""Checks of what the chapter and the assignment on discrete codes ask for."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
-from aecore.checks.mistakes import Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare
 
 __all__ = [
     "MISTAKES",
     "check_bigram_bits",
+    "check_codebook_step",
+    "check_direction_indices",
     "check_expected_codes_seen",
     "check_gaussian_distortion",
     "check_residual_indices",
     "check_rotated_gradient",
+    "check_straight_through_variance",
 ]
 
 
@@ -186,6 +190,109 @@ def _expected_codes_seen(frequencies: Tensor, n: int) -> Tensor:
     return total
 
 
+# --- a step of a codebook ----------------------------------------------------------------------
+
+
+Averages = tuple[Tensor, Tensor]
+
+
+def _step(
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    batch: Tensor,
+    fresh: Tensor | None = None,
+    *,
+    keep: float = 0.9,
+    place: Callable[..., Tensor] = lambda counts, sums, n, s, old: torch.where(
+        counts[:, None] > 0, sums / counts[:, None], old
+    ),
+    dead: Callable[..., Tensor] = lambda counts, n, old: counts < 0.1 * counts.mean(),
+    reset: Callable[..., Averages] = lambda fair, fresh, counts, sums: (fair, fair * fresh),
+) -> Tensor:
+    """Codes, counts and sums side by side, (K, 2 L + 1); each option makes a wrong version."""
+    old, k = counts, _nearest(batch, codes)
+    n = torch.stack([(k == i).sum() for i in range(len(codes))]).to(codes)
+    s = torch.stack([batch[k == i].sum(dim=0) for i in range(len(codes))])
+    counts, sums = keep * counts + (1 - keep) * n, keep * sums + (1 - keep) * s
+    codes = place(counts, sums, n[:, None], s, codes)
+    if fresh is not None:
+        gone = dead(counts, n, old)
+        count, total = reset(counts.mean(), fresh, counts, sums)
+        codes = torch.where(gone[:, None], fresh, codes)
+        counts = torch.where(gone, count, counts)
+        sums = torch.where(gone[:, None], total, sums)
+    return torch.cat([codes, counts[:, None], sums], dim=1)
+
+
+def _side_by_side(state: object, codes: Tensor) -> object:
+    """The three parts of a step's answer in one tensor; anything else as it is."""
+    size, width = codes.shape
+    if not isinstance(state, tuple | list | Tensor):
+        return state
+    if isinstance(state, Tensor) and state.shape == (size, 2 * width + 1):
+        return state  # of a wrong version
+    shapes = [(size, width), (size,), (size, width)]
+    if [tuple(getattr(part, "shape", ())) for part in state] != shapes:
+        raise CheckFailed(
+            "The function must return three tensors, codes, counts and sums, with the shapes "
+            f"{shapes[0]}, {shapes[1]} and {shapes[2]}."
+        )
+    codes, counts, sums = state
+    return torch.cat([codes, counts[:, None], sums], dim=1)
+
+
+# --- exercises of the chapter ------------------------------------------------------------------
+
+
+def _draws(logits: Tensor, values: Tensor, target: float) -> tuple[Tensor, Tensor]:
+    """The straight-through gradient for each draw, a row each, and the draws' probabilities."""
+    rows = []
+    for hard in torch.eye(len(logits)).to(logits):
+        phi = logits.detach().requires_grad_()
+        soft = phi.softmax(dim=0)
+        y = soft + (hard - soft).detach()
+        rows.append(torch.autograd.grad((target - y @ values).square(), phi)[0])
+    return torch.stack(rows), logits.softmax(dim=0)
+
+
+def _straight_through_variance(logits: Tensor, values: Tensor, target: float) -> Tensor:
+    rows, p = _draws(logits, values, target)
+    total: Tensor = p @ (rows - p @ rows).square().sum(dim=1)
+    return total
+
+
+def _around_exact(logits: Tensor, values: Tensor, target: float) -> Tensor:
+    rows, p = _draws(logits, values, target)
+    r = (target - values).square()
+    total: Tensor = p @ (rows - p * (r - p @ r)).square().sum(dim=1)
+    return total
+
+
+def _second_moment(logits: Tensor, values: Tensor, target: float) -> Tensor:
+    rows, p = _draws(logits, values, target)
+    total: Tensor = p @ rows.square().sum(dim=1)
+    return total
+
+
+def _score_variance(logits: Tensor, values: Tensor, target: float) -> Tensor:
+    p, r = logits.softmax(dim=0), (target - values).square()
+    rows = r[:, None] * (torch.eye(len(p)).to(p) - p)
+    total: Tensor = p @ (rows - p @ rows).square().sum(dim=1)
+    return total
+
+
+def _spread_of(logits: Tensor, values: Tensor, target: float) -> Tensor:
+    p = logits.softmax(dim=0)
+    total: Tensor = p @ (values - p @ values).square()
+    return total
+
+
+def _same_length(v: Tensor, dim: int = 1) -> Tensor:
+    unit: Tensor = v / v.norm(dim=dim, keepdim=True)
+    return unit
+
+
 MISTAKES: dict[str, tuple[Mistake, ...]] = {
     "gaussian_distortion": (
         Mistake(
@@ -274,6 +381,13 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             ),
         ),
         Mistake(
+            lambda h, codebooks: _residual_indices(h, codebooks[:1].expand_as(codebooks)),
+            (
+                "you used the first codebook in every stage.",
+                "What is left is smaller, and has a codebook of its own.",
+            ),
+        ),
+        Mistake(
             _best_sum,
             (
                 "this is the best of all sums; residual quantisation is greedy.",
@@ -319,6 +433,14 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             (
                 "the ratio of the lengths is upside down.",
                 "lambda R h must have the length of q, so lambda is |q| / |h|.",
+            ),
+        ),
+        Mistake(
+            lambda h, q, grad: torch.zeros_like(h),
+            (
+                "nothing reaches h: did you differentiate lambda and R as well?",
+                "lambda R h is q for every h, unless lambda and R are held constant.",
+                "The map from h is then linear, with the matrix lambda R.",
             ),
         ),
         Mistake(
@@ -393,6 +515,191 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             (
                 "these are bits a code; bits a grid are asked for.",
                 "Sum over the places of a grid.",
+            ),
+        ),
+    ),
+    "codebook_step": (
+        Mistake(
+            partial(_step, keep=0.1),
+            (
+                "you exchanged the weights: the new batch is to have 0.1, the past 0.9.",
+                "A decay of 0.9 keeps nine tenths of the average in each step.",
+            ),
+        ),
+        Mistake(
+            partial(
+                _step,
+                place=lambda counts, sums, n, s, old: torch.where(n > 0, s / n, old),
+            ),
+            (
+                "you put the codes at the means of this batch alone.",
+                "A code is the ratio of its two averages, which remember the batches before.",
+            ),
+        ),
+        Mistake(
+            partial(
+                _step,
+                place=lambda counts, sums, n, s, old: sums / (counts[:, None] + 1e-5),
+            ),
+            (
+                "you added a small number to the counts: a code never chosen falls to zero.",
+                "Such a code must stay where it is, and the others have no need of the number.",
+                "centroids(sums, counts, codes) sees to both.",
+            ),
+        ),
+        Mistake(
+            partial(_step, dead=lambda counts, n, old: n == 0),
+            (
+                "you revive every code that this batch did not choose.",
+                "Whether a code is dead is judged by its moving average.",
+            ),
+        ),
+        Mistake(
+            partial(_step, dead=lambda counts, n, old: old < 0.1 * old.mean()),
+            (
+                "you judged the codes by their counts before this batch.",
+                "First both averages move, then the new counts are looked at.",
+            ),
+        ),
+        Mistake(
+            partial(_step, dead=lambda counts, n, old: counts < counts.mean()),
+            (
+                "you revive every code that is used less than is fair.",
+                "A code is dead only if it has less than a tenth of the fair share.",
+            ),
+        ),
+        Mistake(
+            partial(_step, dead=lambda counts, n, old: counts < 0.1 / len(counts)),
+            (
+                "you took 1/K for the fair share; counts are numbers of vectors, not frequencies.",
+                "The fair share is the mean of the counts.",
+            ),
+        ),
+        Mistake(
+            partial(_step, reset=lambda fair, fresh, counts, sums: (counts, sums)),
+            (
+                "you moved the dead codes and left their averages where they were.",
+                "The next step would set the code from its old averages again.",
+                "The count becomes the fair share, the sum the fair share times the new place.",
+            ),
+        ),
+        Mistake(
+            partial(_step, reset=lambda fair, fresh, counts, sums: (fair, sums)),
+            (
+                "you gave revived codes a new count and left their sums as they were.",
+                "The next step would set the code to its old sum over the new count.",
+            ),
+        ),
+        Mistake(
+            partial(_step, reset=lambda fair, fresh, counts, sums: (fair, fresh)),
+            (
+                "a revived code's sum is its place alone; its count is a fair share.",
+                "The ratio of the two must be the new place.",
+                "So the sum is the fair share times the new place.",
+            ),
+        ),
+    ),
+    "direction_indices": (
+        Mistake(
+            lambda h, codes: _nearest(h, codes),
+            (
+                "this is the nearest code as it stands; nothing was scaled to length one.",
+                "Divide each vector and each code by its own length first.",
+            ),
+        ),
+        Mistake(
+            lambda h, codes: (h @ codes.mT).argmax(dim=1),
+            (
+                "you did not divide by the codes' lengths, so long codes win.",
+                "Scaling h changes no comparison between codes; scaling the codes does.",
+            ),
+        ),
+        Mistake(
+            lambda h, codes: (h @ _same_length(codes).mT).argmin(dim=1),
+            (
+                "this is the code that points the other way.",
+                "The distance is smallest where the inner product is largest.",
+            ),
+        ),
+        Mistake(
+            lambda h, codes: (h @ _same_length(codes).mT).abs().argmax(dim=1),
+            (
+                "you took the sign off the inner product.",
+                "A code in the opposite direction is the farthest one.",
+            ),
+        ),
+        Mistake(
+            lambda h, codes: (h @ _same_length(codes, dim=0).mT).argmax(dim=1),
+            (
+                "you divided by the lengths of columns; a code is a row.",
+                "The length of a code is a sum over its L numbers: dim=1, with keepdim=True.",
+            ),
+        ),
+        Mistake(
+            lambda h, codes: (h @ (codes / codes.square().sum(dim=1, keepdim=True)).mT).argmax(1),
+            (
+                "you divided by the squared lengths, so short codes win.",
+                "A vector over its norm has length one; over its squared norm it has not.",
+            ),
+        ),
+    ),
+    "straight_through_variance": (
+        Mistake(
+            _second_moment,
+            (
+                "this is the second moment; take the squared mean off it.",
+                "Only the factor t - c_k is random, and t is no part of its variance.",
+            ),
+        ),
+        Mistake(
+            _around_exact,
+            (
+                "you took the spread around the exact gradient, which adds the squared bias.",
+                "A variance is taken around the estimator's own mean.",
+            ),
+        ),
+        Mistake(
+            lambda logits, values, target: _straight_through_variance(logits, values, target) / 4,
+            (
+                "you lost the factor 2 of the slope, which squared is 4.",
+                "The slope of (t - u)^2 in u is -2 (t - u).",
+            ),
+        ),
+        Mistake(
+            lambda logits, values, target: 4 * _spread_of(logits, values, target).square(),
+            (
+                "you weighted the squares by pi; the weights are to be squared too.",
+                "Coordinate j of the gradient of m is pi_j (c_j - m), and all of it is squared.",
+            ),
+        ),
+        Mistake(
+            lambda logits, values, target: 4 * _spread_of(logits, values, target),
+            (
+                "this is the variance of the slope alone, without the gradient of m in the logits.",
+                "The gradient is that slope times the vector of the pi_j (c_j - m).",
+                "Its variance, summed, has the squared length of that vector as a factor.",
+            ),
+        ),
+        Mistake(
+            lambda logits, values, target: (
+                _straight_through_variance(logits, values, target) / len(logits)
+            ),
+            (
+                "you averaged over the coordinates; their sum is asked for.",
+                "As in V(b): the mean of a squared length.",
+            ),
+        ),
+        Mistake(
+            lambda logits, values, target: _straight_through_variance(
+                logits, values, target
+            ).sqrt(),
+            ("this is the standard deviation; the variance is its square.",),
+        ),
+        Mistake(
+            _score_variance,
+            (
+                "this is the variance of the score function without a baseline.",
+                "The straight-through estimate has the loss's slope at the draw, not its value.",
             ),
         ),
     ),
@@ -472,7 +779,17 @@ def check_gaussian_distortion(fn: Callable[[Tensor], Tensor], *, hints: int = 1)
         codes = torch.tensor(numbers, dtype=torch.float64)
         right = torch.tensor(known).double() if known else _gaussian_distortion(codes)
         mistakes = MISTAKES["gaussian_distortion"]
-        compare(fn(codes), right, inputs={"codes": codes}, mistakes=mistakes, hints=hints)
+        compare(fn(codes.clone()), right, inputs={"codes": codes}, mistakes=mistakes, hints=hints)
+    codes = torch.tensor([0.3, -1.4, 1.1, -0.2], dtype=torch.float64)
+    move = torch.tensor([1e-5, 0.0, 0.0, 0.0], dtype=torch.float64)
+    slope = (fn(codes + move) - fn(codes - move)).double() / 2e-5
+    x = torch.linspace(0.05, 0.7, 10_001, dtype=torch.float64)  # the cell of 0.3
+    density = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+    if not torch.isclose(slope, torch.trapezoid(2 * (0.3 - x) * density, x), rtol=1e-6):
+        raise CheckFailed(
+            "The values are right, but they change by a wrong amount as a code moves by a hair. "
+            "Do you add over a grid of x? The integrals can be worked out."
+        )
 
 
 def check_residual_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
@@ -492,9 +809,11 @@ def check_residual_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int
     right = _residual_indices(h, codebooks)
     inputs = {"h": h, "codebooks": codebooks}
     mistakes = MISTAKES["residual_indices"]
-    compare(fn(h, codebooks), right, inputs=inputs, mistakes=mistakes, hints=hints)
+    compare(fn(h.clone(), codebooks.clone()), right, inputs=inputs, mistakes=mistakes, hints=hints)
     one = codebooks[:1]
-    compare(fn(h, one), _nearest(h, one[0])[:, None], inputs={"h": h, "codebooks": one})
+    compare(
+        fn(h.clone(), one.clone()), _nearest(h, one[0])[:, None], inputs={"h": h, "codebooks": one}
+    )
 
 
 def check_rotated_gradient(
@@ -516,7 +835,13 @@ def check_rotated_gradient(
     for there in (q, 3 * h):  # and one direction, in which nothing turns
         inputs = {"h": h, "q": there, "grad": grad}
         right = _rotated_gradient(h, there, grad)
-        compare(fn(h, there, grad), right, inputs=inputs, mistakes=mistakes, hints=hints)
+        compare(
+            fn(h.clone(), there.clone(), grad.clone()),
+            right,
+            inputs=inputs,
+            mistakes=mistakes,
+            hints=hints,
+        )
 
 
 def check_bigram_bits(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1) -> None:
@@ -536,7 +861,81 @@ def check_bigram_bits(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int
     for n_codes in (3, 5):  # and two codes that never occur
         inputs = {"new": new, "known": known, "n_codes": n_codes}
         right = _bigram_bits(new, known, n_codes)
-        compare(fn(new, known, n_codes), right, inputs=inputs, mistakes=mistakes, hints=hints)
+        compare(
+            fn(new.clone(), known.clone(), n_codes),
+            right,
+            inputs=inputs,
+            mistakes=mistakes,
+            hints=hints,
+        )
+
+
+def check_codebook_step(fn: Callable[..., tuple[Tensor, ...]], *, hints: int = 1) -> None:
+    """Check a function ``fn(codes, counts, sums, batch, fresh)``: one step of a codebook.
+
+    Args:
+        fn: Your function, of codes (K, L), the moving averages of how many vectors chose each (K,)
+            and of their sums (K, L), a batch (B, L), and fresh places (K, L) for dead codes, which
+            may be left out; it gives the new codes, counts and sums.
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codes, batch, fresh = torch.randn(3, 8, 2, dtype=torch.float64, generator=generator)
+    codes[:5] += 10  # no vector comes here
+    counts = torch.tensor([0.0, 0.01, 0.05, 0.4, 1.0, 0.02, 2.0, 0.7], dtype=torch.float64)
+    state = {"codes": codes, "counts": counts, "sums": counts[:, None] * codes, "batch": batch}
+    for inputs in (state, state | {"fresh": fresh}):
+        value = _side_by_side(fn(*(part.clone() for part in inputs.values())), codes)
+        mistakes = MISTAKES["codebook_step"]
+        compare(value, _step(**inputs), inputs=inputs, mistakes=mistakes, hints=hints)
+
+
+def check_direction_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
+    """Check a function ``fn(h, codes)``: the nearest code if all are scaled to length one.
+
+    Args:
+        fn: Your function, of vectors (N, L) and codes (K, L) of any length but zero; it gives
+            whole numbers (N,).
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    generator = torch.Generator().manual_seed(0)
+    h = 3 * torch.randn(40, 3, dtype=torch.float64, generator=generator)
+    codes = torch.randn(7, 3, dtype=torch.float64, generator=generator)
+    right = _nearest(_same_length(h), _same_length(codes))
+    inputs = {"h": h, "codes": codes}
+    mistakes = MISTAKES["direction_indices"]
+    compare(fn(h.clone(), codes.clone()), right, inputs=inputs, mistakes=mistakes, hints=hints)
+
+
+def check_straight_through_variance(
+    fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1
+) -> None:
+    """Check a function ``fn(logits, values, target)``: how noisy one straight-through draw is.
+
+    Args:
+        fn: Your function, of logits (K,), the numbers (K,) that the values stand for, and a target;
+            it gives the variance of the gradient at the logits, summed over them, a scalar.
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    mistakes = MISTAKES["straight_through_variance"]
+    for logits, values, target in (
+        ([0.2, -0.7, 1.1], [-1.0, 0.4, 1.5], 0.6),
+        ([1.0, 0.0, -1.0, 0.5], [2.0, -0.3, 0.8, -1.2], -0.4),
+    ):
+        phi, c = torch.tensor([logits, values], dtype=torch.float64)
+        right = _straight_through_variance(phi, c, target)
+        inputs = {"logits": phi, "values": c, "target": target}
+        value = fn(phi.clone(), c.clone(), target)
+        compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
 def check_expected_codes_seen(fn: Callable[[Tensor, int], Tensor], *, hints: int = 1) -> None:
@@ -555,4 +954,4 @@ def check_expected_codes_seen(fn: Callable[[Tensor, int], Tensor], *, hints: int
     for n in (3, 5, 1):
         inputs = {"frequencies": frequencies, "n": n}
         right = _expected_codes_seen(frequencies, n)
-        compare(fn(frequencies, n), right, inputs=inputs, mistakes=mistakes, hints=hints)
+        compare(fn(frequencies.clone(), n), right, inputs=inputs, mistakes=mistakes, hints=hints)
