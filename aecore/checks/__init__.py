@@ -36,6 +36,7 @@ from aecore.checks.sparse import (
     check_sparsity_gradient,
 )
 from aecore.checks.vae import (
+    check_arc_point,
     check_correlated_sample,
     check_evidence_error,
     check_free_bits,
@@ -56,6 +57,7 @@ __all__ = [
     "MISTAKES",
     "CheckFailed",
     "check_amortisation_bound",
+    "check_arc_point",
     "check_batch_top_k",
     "check_best_linear_decoder",
     "check_bigram_bits",
