@@ -9,7 +9,7 @@ import torch
 
 from aecore import checks
 from aecore.checks import MISTAKES, CheckFailed
-from aecore.checks.mistakes import Mistake
+from aecore.checks.mistakes import Mistake, compare
 from tools import assignments
 
 ALL = [(name, mistake) for name, mistakes in MISTAKES.items() for mistake in mistakes]
@@ -37,6 +37,15 @@ def test_what_is_no_answer_is_said_to_be_none(name: str) -> None:
         check(lambda *arguments: None)
     with pytest.raises(CheckFailed, match="must return a tensor, and it returned a str: 'one'"):
         check(lambda *arguments: "one")
+
+
+def test_an_answer_in_single_precision_is_right_up_to_its_rounding() -> None:
+    right = torch.tensor([0.0, 100.0])
+    compare(torch.tensor([1e-7, 100.0001], dtype=torch.float32), right, inputs={})
+    with pytest.raises(CheckFailed):
+        compare(torch.tensor([1e-7, 100.0001]), right, inputs={})
+    with pytest.raises(CheckFailed):
+        compare(torch.tensor([0.0, 100.01], dtype=torch.float32), right, inputs={})
 
 
 @pytest.mark.parametrize("slug", assignments.slugs())

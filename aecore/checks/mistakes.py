@@ -34,6 +34,12 @@ class Mistake:
         return "\n".join(lines)
 
 
+def _close(value: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding: what was computed in single precision is rounded more."""
+    rtol, atol = (1e-5, 1e-5) if value.dtype == torch.float32 else (1e-6, 1e-9)
+    return value.shape == other.shape and torch.allclose(value.to(other.dtype), other, rtol, atol)
+
+
 def recognise(
     value: Tensor, inputs: Mapping[str, object], mistakes: Sequence[Mistake]
 ) -> Mistake | None:
@@ -52,7 +58,7 @@ def recognise(
             wrong = mistake.wrong(**inputs)
         except (ValueError, RuntimeError):  # it may not even run on inputs of every shape
             continue
-        if wrong.shape == value.shape and torch.allclose(wrong, value, rtol=1e-6, atol=1e-9):
+        if _close(value, wrong):
             return mistake
     return None
 
@@ -91,11 +97,12 @@ def compare(
     if not isinstance(value, Tensor):
         name = type(value).__name__
         raise CheckFailed(f"The function must return a tensor, and it returned a {name}: {value!r}")
-    value = value.detach().to(right.dtype)
-    if value.shape == right.shape and torch.allclose(value, right, rtol=1e-6, atol=1e-9):
+    value = value.detach()
+    if _close(value, right):
         return
     if mistake := recognise(value, inputs, mistakes):
         raise CheckFailed(mistake.message(hints))
+    value = value.to(right.dtype)
     if value.shape != right.shape:
         raise CheckFailed(
             f"The result must have the shape {tuple(right.shape)}, and has {tuple(value.shape)}."
