@@ -8,10 +8,12 @@ more.
 
 from aecore.checks import contractive, denoising, linear, sparse, vae, vq_vae
 from aecore.checks.contractive import (
+    check_bernoulli_noise_cost,
     check_contraction_gradient,
     check_largest_stretch,
     check_row_sample_variance,
     check_small_noise_cost,
+    check_tanh_penalty,
     check_two_layer_penalty,
 )
 from aecore.checks.denoising import (
@@ -59,6 +61,7 @@ __all__ = [
     "check_amortisation_bound",
     "check_arc_point",
     "check_batch_top_k",
+    "check_bernoulli_noise_cost",
     "check_best_linear_decoder",
     "check_bigram_bits",
     "check_codebook_step",
@@ -85,6 +88,7 @@ __all__ = [
     "check_sparsity_gradient",
     "check_stein_risk",
     "check_straight_through_variance",
+    "check_tanh_penalty",
     "check_two_layer_penalty",
     "check_unmasked_mean",
     "check_weighted_projector",
