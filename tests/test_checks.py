@@ -80,4 +80,19 @@ def test_each_check_is_used(name: str) -> None:
 @pytest.mark.parametrize("slug", assignments.slugs())
 def test_the_chapter_of_an_assignment_has_exercises_with_checks(slug: str) -> None:
     exercises = Path(f"book/{slug}.md").read_text().partition("\n## Exercises\n")[2]
-    assert re.search(r"^check_\w+\(\w+\)$", exercises, flags=re.M)
+    assert re.search(r"^(checks\.)?check_\w+\(\w+\)$", exercises, flags=re.M)
+
+
+def test_the_signs_of_eigenvectors_hide_no_mistake() -> None:
+    """Whoever leaves the signs to eigh is told first of what else is wrong."""
+
+    def ascending(decoder: torch.Tensor, code_cov: torch.Tensor) -> torch.Tensor:
+        basis, triangle = torch.linalg.qr(decoder)
+        values, vectors = torch.linalg.eigh(triangle @ code_cov @ triangle.mT)
+        axes = basis @ vectors * values.sqrt()
+        return axes * axes[0].sign()  # a convention, and not the one that is asked for
+
+    with pytest.raises(CheckFailed, match="in the wrong order"):
+        checks.check_principal_axes(ascending)
+    with pytest.raises(CheckFailed, match="right but for their signs"):
+        checks.check_principal_axes(lambda *inputs: ascending(*inputs).flip(1))

@@ -24,7 +24,9 @@ from aecore.checks.denoising import (
 )
 from aecore.checks.linear import (
     check_best_linear_decoder,
+    check_decoder_singular_values,
     check_learnt_share,
+    check_negative_directions,
     check_principal_axes,
     check_saddle_curvature,
     check_weighted_projector,
@@ -68,6 +70,7 @@ __all__ = [
     "check_contraction_gradient",
     "check_correlated_sample",
     "check_count_denoiser",
+    "check_decoder_singular_values",
     "check_direction_indices",
     "check_evidence_error",
     "check_expected_codes_seen",
@@ -78,6 +81,7 @@ __all__ = [
     "check_jackknife_kl",
     "check_largest_stretch",
     "check_learnt_share",
+    "check_negative_directions",
     "check_principal_axes",
     "check_probe_divergence",
     "check_residual_indices",

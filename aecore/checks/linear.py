@@ -1,17 +1,20 @@
-"""Checks of what the assignment on linear autoencoders asks for."""
+"""Checks of what the chapter's exercises and its assignment ask for."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, recognise
 
 __all__ = [
     "MISTAKES",
     "check_best_linear_decoder",
+    "check_decoder_singular_values",
     "check_learnt_share",
+    "check_negative_directions",
     "check_principal_axes",
     "check_saddle_curvature",
     "check_weighted_projector",
@@ -66,6 +69,14 @@ def _smallest(cov: Tensor, weight: Tensor, n_latents: int) -> Tensor:
     return projector
 
 
+def _orthogonal(cov: Tensor, weight: Tensor, n_latents: int) -> Tensor:
+    """The orthogonal projection on the best reconstructions' subspace."""
+    root = weight[:, None].sqrt()
+    basis = torch.linalg.qr(torch.linalg.eigh(root * cov * root.mT).eigenvectors.flip(1) / root).Q
+    projector: Tensor = basis[:, :n_latents] @ basis[:, :n_latents].mT
+    return projector
+
+
 def _alternating(cov: Tensor, weight: Tensor, n_latents: int) -> Tensor:
     """Best encoder for a decoder, best decoder for an encoder, until nothing changes."""
     decoder = cov[:, :n_latents]
@@ -108,9 +119,15 @@ def _largest(variance: Tensor, kept: Tensor) -> Tensor:
     return (inside + outside + _spread(inside, outside)).max()
 
 
-def _by_hessian(variance: Tensor, kept: Tensor) -> Tensor:
-    """The smallest eigenvalue of the Hessian that autograd computes at this critical point."""
-    n_inputs, n_latents = len(variance), int(kept.sum())
+def _whole_cross_term(variance: Tensor, kept: Tensor) -> Tensor:
+    inside, outside, _ = _pairs(variance, kept)
+    spread = ((inside - outside).square() + 16 * outside.square()).sqrt()
+    return (inside + outside - spread).min().clamp(max=0)
+
+
+def _curvatures(variance: Tensor, kept: Tensor, n_latents: int) -> Tensor:
+    """The eigenvalues of the Hessian that autograd computes at this critical point."""
+    n_inputs = len(variance)
     identity = torch.eye(n_inputs, dtype=variance.dtype)
 
     def loss(weights: Tensor) -> Tensor:
@@ -119,9 +136,39 @@ def _by_hessian(variance: Tensor, kept: Tensor) -> Tensor:
         total: Tensor = (miss.square() * variance).sum()
         return total
 
-    point = torch.cat([identity[kept], identity[kept]]).flatten()
-    smallest: Tensor = torch.linalg.eigvalsh(hessian(loss, point))[0]
-    return smallest
+    encoder = torch.zeros(n_latents, n_inputs, dtype=variance.dtype)
+    encoder[: int(kept.sum())] = identity[kept]  # the other units are unused
+    point = torch.cat([encoder, encoder]).flatten()
+    values: Tensor = torch.linalg.eigvalsh(hessian(loss, point))
+    return values
+
+
+def _exits(variance: Tensor, kept: Tensor) -> Tensor:
+    """How many pairs of a kept and a left-out direction have the larger variance left out."""
+    return (variance[~kept] > variance[kept][:, None]).sum().double()
+
+
+def _unused(kept: Tensor, n_latents: int) -> tuple[int, int]:
+    """How many units are unused, and how many directions are left out."""
+    return n_latents - int(kept.sum()), int((~kept).sum())
+
+
+def _shrunk(variance: Tensor, n_latents: int, lam: float) -> Tensor:
+    """The largest variances' 1 - lam / variance, as they come out, (L,)."""
+    return 1 - lam / variance.sort(descending=True).values[:n_latents]
+
+
+def _ridge_in_turn(variance: Tensor, n_latents: int, lam: float) -> Tensor:
+    """The decoder's singular values where encoder and decoder are each best for the other."""
+    identity = lam * torch.eye(n_latents, dtype=variance.dtype)
+    decoder = _random(len(variance), n_latents)
+    for _ in range(300):
+        gram = variance[:, None, None] * (decoder.mT @ decoder) + identity  # (D, L, L)
+        encoder = torch.linalg.solve(gram, variance[:, None] * decoder).mT
+        joint = encoder * variance  # (L, D), codes with data
+        decoder = torch.linalg.solve(joint @ encoder.mT + identity, joint).mT
+    values: Tensor = torch.linalg.svdvals(decoder)
+    return values
 
 
 def _logistic(rate: Tensor, ceiling: Tensor | float, start: float | Tensor, t: Tensor) -> Tensor:
@@ -153,6 +200,149 @@ def _flow(variance: Tensor, start: float, lam: float, t: Tensor, steps: int = 10
 
 
 MISTAKES: dict[str, tuple[Mistake, ...]] = {
+    "negative_directions": (
+        Mistake(
+            lambda variance, kept, n_latents: _exits(variance, kept),
+            (
+                "you forgot the unused units; each of them could learn something.",
+                "A unit that encoder and decoder both ignore appears in the epsilon^2 term through "
+                "F G alone.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: (
+                _exits(variance, ~kept) + math.prod(_unused(kept, n_latents))
+            ),
+            (
+                "you counted the pairs that lead up.",
+                "The error falls where a direction of larger variance takes the place of a kept "
+                "one.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: n_latents * (~kept).sum().double(),
+            (
+                "you counted every pair of a unit and a direction that is left out.",
+                "A unit that has learnt a direction leaves it only for one of larger variance.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: (
+                (variance > variance[kept][:, None]).sum().double()
+                + math.prod(_unused(kept, n_latents))
+            ),
+            (
+                "a kept direction of larger variance is no way out: it is taken.",
+                "Compare kept directions with those left out, and with no others.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: (
+                _exits(-torch.arange(len(kept)), kept) + math.prod(_unused(kept, n_latents))
+            ),
+            (
+                "you took the variances for sorted; they are given in any order.",
+                "The chapter's sum of i_m - m counts from the largest variance.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: (
+                _exits(variance, kept) + _unused(kept, n_latents)[0] * len(kept)
+            ),
+            (
+                "an unused unit gains nothing from a direction that is kept already.",
+                "In the epsilon^2 term F G stands beside I - P.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: (
+                _exits(variance, kept) + 2 * math.prod(_unused(kept, n_latents))
+            ),
+            (
+                "an unused unit has two weights for a direction, and one way down.",
+                "The product f g falls in one direction of the plane and rises in the other.",
+            ),
+        ),
+        Mistake(
+            lambda variance, kept, n_latents: _exits(variance, kept) + _unused(kept, n_latents)[0],
+            (
+                "you counted each unused unit once; it may learn any direction that is left out.",
+                "The epsilon^2 term has one product f g for every unused unit and every such "
+                "direction.",
+            ),
+        ),
+    ),
+    "decoder_singular_values": (
+        Mistake(
+            lambda variance, n_latents, lam: _shrunk(variance, n_latents, lam).sqrt(),
+            (
+                "you took the root of a negative number: these directions are switched off.",
+                "The bracket of step 2 is largest at s = 0 where the variance is at most lam.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: _shrunk(variance, n_latents, lam).clamp(min=0),
+            (
+                "these are the singular values of the product; the decoder has their roots.",
+                "Encoder and decoder share the product's singular values equally.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: (
+                _shrunk(variance.sqrt(), n_latents, lam).clamp(min=0).sqrt()
+            ),
+            (
+                "you divided lam by standard deviations; variances are right.",
+                "Both terms of the loss are squares, and so are lam and the variance.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: (
+                _shrunk(variance, len(variance), lam).clamp(min=0).sqrt()
+            ),
+            (
+                "you kept every direction; the decoder has n_latents singular values.",
+                "The units take the directions of largest variance.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: (
+                _shrunk(variance[:n_latents], n_latents, lam).clamp(min=0).sqrt()
+            ),
+            (
+                "you took the first variances; the largest are learnt.",
+                "They are given in any order: sort them.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: _shrunk(
+                variance[variance > lam], n_latents, lam
+            ).sqrt(),
+            (
+                "you dropped the units that are switched off: their singular values are zero.",
+                "The answer has n_latents entries.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: (
+                _shrunk(variance, n_latents, lam / 2).clamp(min=0).sqrt()
+            ),
+            (
+                "you counted the penalty of one weight; both are penalised.",
+                "The two norms together are at least twice the nuclear norm of the product.",
+            ),
+        ),
+        Mistake(
+            lambda variance, n_latents, lam: (
+                (variance.sort(descending=True).values[:n_latents] - lam).clamp(min=0).sqrt()
+            ),
+            (
+                "these are the singular values of probabilistic PCA's W.",
+                "There the code has variance one. Here the decoder undoes an encoder, and no "
+                "singular value exceeds one.",
+            ),
+        ),
+    ),
     "principal_axes": (
         Mistake(
             lambda decoder, code_cov: _pca(decoder, code_cov).flip(1),
@@ -294,6 +484,15 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             ),
         ),
         Mistake(
+            _orthogonal,
+            (
+                "you projected at right angles. Errors are measured otherwise here, and the "
+                "nearest point of the subspace is another.",
+                "The subspace is right. P is no longer symmetric.",
+                "Scale x, project there, and undo the scaling of the result.",
+            ),
+        ),
+        Mistake(
             _smallest,
             (
                 "you kept the directions of smallest variance.",
@@ -307,6 +506,13 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             (
                 "this is an eigenvalue of the quadratic form; the Hessian is twice its matrix.",
                 "A function that starts with q t^2 has the second derivative 2 q.",
+            ),
+        ),
+        Mistake(
+            _whole_cross_term,
+            (
+                "the off-diagonal entries of your block are twice too large.",
+                "The form a x^2 + 2 c x y + b y^2 has the matrix with c off the diagonal.",
             ),
         ),
         Mistake(
@@ -401,6 +607,26 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ),
         Mistake(
             lambda variance, start, lam, t: _logistic(
+                4 * (variance - lam), (1 - lam / variance).sqrt(), start, t
+            ),
+            (
+                "the product ends at another value: the root is what the decoder has of it.",
+                "At the end the velocity of p is zero.",
+            ),
+        ),
+        Mistake(
+            lambda variance, start, lam, t: torch.where(
+                variance > lam,
+                _logistic(4 * (variance - lam), 1 - lam / variance, start, t),
+                0.0,
+            ),
+            (
+                "a direction of variance below lam is not switched off at once: it dies away.",
+                "The same formula holds for it. At t = 0 the answer must be start.",
+            ),
+        ),
+        Mistake(
+            lambda variance, start, lam, t: _logistic(
                 4 * (variance - lam), 1 - lam / variance, start, t
             ).sqrt(),
             (
@@ -427,18 +653,21 @@ def check_principal_axes(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int =
     Raises:
         CheckFailed: If it is wrong; the message says what it looks like.
     """
-    decoder, root = _random(6, 3), _random(3, 3, seed=1)
+    decoder, root = _random(6, 3, seed=36), _random(3, 3, seed=1)  # no entry has all sums' signs
     code_cov = root @ root.mT
     inputs = {"decoder": decoder, "code_cov": code_cov}
     value, right = fn(decoder, code_cov), _pca(decoder, code_cov)
     mistakes = MISTAKES["principal_axes"]
     if isinstance(value, Tensor) and value.shape == right.shape:
-        flips = (value.detach().to(right) * right).sum(dim=0).sign()
-        if flips.unique().numel() == 2 and torch.allclose(value.detach().to(right), right * flips):
-            raise CheckFailed(
-                "The axes are right but for their signs: the entries of each must sum to a "
-                "positive number."
-            )
+        value = value.detach().to(right)
+        if not recognise(value, inputs, mistakes):  # eigh's signs may hide a mistake, or be it
+            signed = _signed(value)
+            if torch.allclose(signed, right) and not torch.allclose(value, right):
+                raise CheckFailed(
+                    "The axes are right but for their signs: the entries of each must sum to a "
+                    "positive number."
+                )
+            value = signed if recognise(signed, inputs, mistakes) else value
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
@@ -503,7 +732,7 @@ def check_saddle_curvature(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int
         kept = torch.zeros(5, dtype=torch.bool)
         kept[places] = True
         inputs = {"variance": variance, "kept": kept}
-        right = _by_hessian(variance, kept)
+        right = _curvatures(variance, kept, len(places))[0]
         compare(fn(variance, kept), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
@@ -527,3 +756,51 @@ def check_learnt_share(
         inputs = {"variance": variance, "start": 0.02, "lam": lam, "t": t}
         right = _flow(variance, 0.02, lam, t)
         compare(fn(variance, 0.02, lam, t), right, inputs=inputs, mistakes=mistakes, hints=hints)
+
+
+def check_negative_directions(
+    fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1
+) -> None:
+    """Check a function ``fn(variance, kept, n_latents)``: the ways down from a critical point.
+
+    Args:
+        fn: Your function, of the distinct variances (D,), a mask (D,) of the kept directions and
+            the number of latents, which may exceed theirs; it gives the number of negative
+            eigenvalues of the Hessian, a scalar.
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    variance = torch.tensor([1.2, 4.0, 0.3, 2.5, 0.7, 0.1], dtype=torch.float64)
+    mistakes = MISTAKES["negative_directions"]
+    for places, n_latents in (([3, 5], 4), ([1, 4], 3), ([0, 3, 5], 3), ([], 2)):
+        kept = torch.zeros(6, dtype=torch.bool)
+        kept[places] = True
+        inputs = {"variance": variance, "kept": kept, "n_latents": n_latents}
+        right = (_curvatures(variance, kept, n_latents) < -1e-9).sum().double()
+        value = fn(variance, kept, n_latents)
+        compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
+
+
+def check_decoder_singular_values(
+    fn: Callable[[Tensor, int, float], Tensor], *, hints: int = 1
+) -> None:
+    """Check a function ``fn(variance, n_latents, lam)``: what a penalty leaves of a decoder.
+
+    Args:
+        fn: Your function, of the variances (D,) in any order, the number of latents and the weight
+            of the L2 penalty; it gives the singular values of the best decoder, (L,), largest
+            first.
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    variance = torch.tensor([1.2, 8.0, 0.7, 3.0, 0.15, 5.0, 2.0], dtype=torch.float64)
+    mistakes = MISTAKES["decoder_singular_values"]
+    for n_latents, lam in ((6, 1.0), (3, 0.5)):
+        inputs = {"variance": variance, "n_latents": n_latents, "lam": lam}
+        right = _ridge_in_turn(variance, n_latents, lam)
+        value = fn(variance, n_latents, lam)
+        compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
