@@ -33,8 +33,10 @@ from aecore.checks.linear import (
 )
 from aecore.checks.mistakes import CheckFailed
 from aecore.checks.sparse import (
+    check_accelerated_codes,
     check_amortisation_bound,
     check_batch_top_k,
+    check_elastic_answer,
     check_group_threshold,
     check_jackknife_kl,
     check_sparsity_gradient,
@@ -60,6 +62,7 @@ from aecore.checks.vq_vae import (
 __all__ = [
     "MISTAKES",
     "CheckFailed",
+    "check_accelerated_codes",
     "check_amortisation_bound",
     "check_arc_point",
     "check_batch_top_k",
@@ -72,6 +75,7 @@ __all__ = [
     "check_count_denoiser",
     "check_decoder_singular_values",
     "check_direction_indices",
+    "check_elastic_answer",
     "check_evidence_error",
     "check_expected_codes_seen",
     "check_free_bits",
