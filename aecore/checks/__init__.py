@@ -18,6 +18,8 @@ from aecore.checks.contractive import (
 )
 from aecore.checks.denoising import (
     check_count_denoiser,
+    check_masking_shrinkage,
+    check_posterior_covariance,
     check_probe_divergence,
     check_stein_risk,
     check_unmasked_mean,
@@ -85,7 +87,9 @@ __all__ = [
     "check_jackknife_kl",
     "check_largest_stretch",
     "check_learnt_share",
+    "check_masking_shrinkage",
     "check_negative_directions",
+    "check_posterior_covariance",
     "check_principal_axes",
     "check_probe_divergence",
     "check_residual_indices",

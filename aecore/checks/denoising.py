@@ -1,4 +1,4 @@
-"""Checks of what the assignment on denoising autoencoders asks for."""
+"""Checks of what the assignment and the exercises on denoising autoencoders ask for."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,8 @@ from aecore.checks.mistakes import CheckFailed, Mistake, compare
 __all__ = [
     "MISTAKES",
     "check_count_denoiser",
+    "check_masking_shrinkage",
+    "check_posterior_covariance",
     "check_probe_divergence",
     "check_stein_risk",
     "check_unmasked_mean",
@@ -68,6 +70,15 @@ def _unmasked_unweighted(x_tilde: Tensor, theta: Tensor, p: float) -> Tensor:
     return _filled(x_tilde, lost.mean(dim=0).expand_as(x_tilde))
 
 
+def _unmasked_by_mean_theta(x_tilde: Tensor, theta: Tensor, p: float) -> Tensor:
+    theta = _lost_and_weights(x_tilde, theta, p)[1] @ theta  # (B, D)
+    return _filled(x_tilde, p * theta / (1 - (1 - p) * theta))
+
+
+def _unmasked_undivided(x_tilde: Tensor, theta: Tensor, p: float) -> Tensor:
+    return _filled(x_tilde, p * _lost_and_weights(x_tilde, theta, p)[1] @ theta)
+
+
 def _risk(answer: Tensor, x_tilde: Tensor, divergence: Tensor, std: float) -> Tensor:
     """Each term of the expanded square by its own unbiased estimate."""
     clean_norm = (x_tilde.square() - std**2).sum(dim=1)
@@ -88,6 +99,28 @@ def _pulled(denoise: Denoiser, x_tilde: Tensor, probes: Tensor) -> Tensor:
 
 def _probed(denoise: Denoiser, x_tilde: Tensor, probes: Tensor) -> Tensor:
     return (_pulled(denoise, x_tilde, probes) * probes).sum(dim=2).mean(dim=0)
+
+
+def _pushed_norm(denoise: Denoiser, x_tilde: Tensor, probes: Tensor) -> Tensor:
+    """The mean squared norm of the Jacobian times a probe, (B,)."""
+    pushed = torch.einsum("bij,sbj->sbi", _jacobians(denoise, x_tilde), probes)
+    return pushed.square().sum(dim=2).mean(dim=0)
+
+
+def _energy(mean: Tensor, covariance: Tensor) -> Tensor:
+    """The mean square of each pixel, on the diagonal of (D, D)."""
+    return (covariance.diagonal() + mean.square()).diag()
+
+
+def _quotient(above: Tensor, below: Tensor) -> Tensor:
+    """Product of the first matrix with the inverse of the second."""
+    quotient: Tensor = torch.linalg.solve(below, above, left=False)
+    return quotient
+
+
+def _step_jacobians(denoise: Denoiser, x_tilde: Tensor) -> Tensor:
+    """The Jacobian of each example's step, answer less input, (B, D, D)."""
+    return _jacobians(lambda x: denoise(x) - x, x_tilde)
 
 
 MISTAKES: dict[str, tuple[Mistake, ...]] = {
@@ -183,6 +216,22 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
                 "Sum the logarithms over the pixels before the softmax.",
             ),
         ),
+        Mistake(
+            _unmasked_undivided,
+            (
+                "you left out the denominator of Bayes' rule.",
+                "p theta is the probability of a one that is lost, not given that it is dark.",
+                "Divide by the probability that the pixel is dark, in each component.",
+            ),
+        ),
+        Mistake(
+            _unmasked_by_mean_theta,
+            (
+                "you averaged theta over the components before you used Bayes' rule for a pixel.",
+                "Find the answer in each component first; the weights average the answers.",
+                "The mean of fractions is not the fraction of the means.",
+            ),
+        ),
     ),
     "stein_risk": (
         Mistake(
@@ -241,6 +290,15 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ),
         Mistake(
             lambda answer, x_tilde, divergence, std: (
+                _risk(answer, x_tilde, divergence, std) - x_tilde.shape[1] * std**2
+            ),
+            (
+                "you left out the square of the noise itself.",
+                "The expanded square has three terms, and the last has the mean D s^2.",
+            ),
+        ),
+        Mistake(
+            lambda answer, x_tilde, divergence, std: (
                 _risk(answer, x_tilde, divergence, std) / x_tilde.shape[1]
             ),
             (
@@ -257,6 +315,13 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             (
                 "this estimates the Jacobian's squared norm; the divergence is its trace.",
                 "Do not square the product of Jacobian and probe: multiply it by the probe.",
+            ),
+        ),
+        Mistake(
+            _pushed_norm,
+            (
+                "you squared J v, whose mean is the Jacobian's squared norm; a trace is asked for.",
+                "Multiply J v by the probe, and sum.",
             ),
         ),
         Mistake(
@@ -302,6 +367,129 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             ),
         ),
     ),
+    "masking_shrinkage": (
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                covariance, (1 - p) * covariance + p * covariance.diagonal().diag()
+            ),
+            (
+                "you forgot the squared mean: a mask hits what a pixel is, not how far it varies.",
+                "Without it, a bright pixel that never changes would seem to get no noise.",
+                "On the diagonal stands a pixel's mean square, its variance plus its mean squared.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                covariance, (1 - p) ** 2 * covariance + p * (1 - p) * _energy(mean, covariance)
+            ),
+            (
+                "the covariance of clean and masked pixels lacks its factor 1 - p.",
+                "A pixel that is lost varies with nothing: Cov(x, x~) is smaller than Cov(x).",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                (1 - p) * covariance, (1 - p) * covariance + p * _energy(mean, covariance)
+            ),
+            (
+                "there is one factor 1 - p too many: you cancelled it below and kept it above.",
+                "As p tends to one it must not vanish: the rare pixel that is seen tells a lot.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: (
+                _quotient(covariance, (1 - p) * covariance + p * _energy(mean, covariance)).T
+            ),
+            (
+                "the factors are in the wrong order: this is the transpose.",
+                "The covariance and the diagonal matrix do not commute.",
+                "Where x~ is a row, the matrix stands on its right, and transposed.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                covariance, (1 - p) * covariance + p * (covariance + torch.outer(mean, mean))
+            ),
+            (
+                "you treated pairs of different pixels like a pixel with itself.",
+                "The masks of two pixels are independent: both survive with (1 - p)^2.",
+                "The second moments belong on the diagonal alone.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: torch.eye(len(mean)).to(covariance) / (1 - p),
+            (
+                "you treated a pixel with itself like pairs of different pixels.",
+                "The square of 1 - m is 1 - m: its mean is 1 - p, not (1 - p)^2.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                covariance, covariance + p * _energy(mean, covariance)
+            ),
+            (
+                "you took the noise as independent of the data, with the damage as its variance.",
+                "What masking adds is -m x: where x is large, it takes off much.",
+                "Compute Cov(x, x~) and Cov(x~) from x~ = (1 - m) x.",
+            ),
+        ),
+        Mistake(
+            lambda mean, covariance, p: _quotient(
+                covariance, p * covariance + (1 - p) * _energy(mean, covariance)
+            ),
+            (
+                "you took p for the probability that a pixel survives.",
+                "p is the probability of losing it. Without loss the answer is what is seen.",
+            ),
+        ),
+    ),
+    "posterior_covariance": (
+        Mistake(
+            lambda denoise, x_tilde, std: _jacobians(denoise, x_tilde),
+            (
+                "this is the Jacobian itself; the covariance is it times the noise's variance.",
+                "Units tell: a Jacobian has none, a covariance has those of x squared.",
+            ),
+        ),
+        Mistake(
+            lambda denoise, x_tilde, std: std * _jacobians(denoise, x_tilde),
+            (
+                "you multiplied by the standard deviation, not the variance.",
+                "Units tell: a covariance has those of x squared.",
+            ),
+        ),
+        Mistake(
+            lambda denoise, x_tilde, std: _jacobians(denoise, x_tilde) / std**2,
+            (
+                "you divided by the variance of the noise; solve for the covariance.",
+                "The Jacobian is the covariance over s^2.",
+            ),
+        ),
+        Mistake(
+            lambda denoise, x_tilde, std: std**2 * _step_jacobians(denoise, x_tilde),
+            (
+                "you differentiated the step m(x~) - x~; take the answer m(x~).",
+                "A variance is never negative, and this can be.",
+                "By the score: s^2 times the identity, plus s^4 times the Jacobian of the score.",
+            ),
+        ),
+        Mistake(
+            lambda denoise, x_tilde, std: -(std**2) * _step_jacobians(denoise, x_tilde),
+            (
+                "this is s^2 (I - J); the covariance is s^2 J.",
+                "A denoiser that always gives the same answer is certain of it, and has J = 0.",
+            ),
+        ),
+        Mistake(
+            lambda denoise, x_tilde, std: (
+                std**2 * _jacobians(denoise, x_tilde).diagonal(dim1=1, dim2=2).diag_embed()
+            ),
+            (
+                "you kept the variances and dropped the covariances.",
+                "Given x~ the coordinates of x still vary together.",
+            ),
+        ),
+    ),
 }
 
 
@@ -336,10 +524,11 @@ def check_count_denoiser(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int =
     right = (joint @ rates) / joint.sum(dim=1)
     inputs = {"counts": counts, "log_pmf": log_pmf}
     mistakes = MISTAKES["count_denoiser"]
-    compare(fn(counts, log_pmf), right, inputs=inputs, mistakes=mistakes, hints=hints)
+    value = fn(counts.clone(), log_pmf.clone())
+    compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
     rare, far = torch.tensor([400]), _mixture_of_rates(402)[2]
-    value = fn(rare, far)
-    if not torch.isfinite(value).all() or not torch.allclose(value, rates[-1:], rtol=1e-6):
+    value = fn(rare, far).to(rates)
+    if not torch.isfinite(value).all() or not torch.allclose(value, rates[-1:]):
         raise CheckFailed(
             "The answer to a count of 400 is wrong: its probability underflows in exp.\n"
             "Take the difference of the two logarithms first; it is small."
@@ -369,7 +558,8 @@ def check_unmasked_mean(fn: Callable[[Tensor, Tensor, float], Tensor], *, hints:
     right = (joint @ images) / joint.sum(dim=1, keepdim=True)
     inputs = {"x_tilde": x_tilde, "theta": theta, "p": p}
     mistakes = MISTAKES["unmasked_mean"]
-    compare(fn(x_tilde, theta, p), right, inputs=inputs, mistakes=mistakes, hints=hints)
+    value = fn(x_tilde.clone(), theta.clone(), p)
+    compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
     twice = theta[:1].expand(2, -1).repeat(1, 1000)  # two components that are the same
     dark = fn(torch.zeros_like(twice[:1]), twice, p)
     alone = fn(torch.zeros_like(theta[:1]), theta[:1], p).repeat(1, 1000)
@@ -398,7 +588,7 @@ def check_stein_risk(
     inputs = {"answer": answer, "x_tilde": x_tilde, "divergence": divergence, "std": std}
     right = _risk(answer, x_tilde, divergence, std)
     mistakes = MISTAKES["stein_risk"]
-    value = fn(answer, x_tilde, divergence, std)
+    value = fn(answer.clone(), x_tilde.clone(), divergence.clone(), std)
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
     # unbiased: over all noise, by quadrature, it averages to the error that nobody is told
@@ -409,8 +599,8 @@ def check_stein_risk(
     x_tilde = clean + std * noise
     answer = 0.5 * x_tilde - 0.1 * x_tilde**3 + 0.2 * x_tilde.flip(1)
     divergence = (0.5 - 0.3 * x_tilde.square()).sum(dim=1)
-    mean = (weight * fn(answer, x_tilde, divergence, std)).sum() / weight.sum()
     error = (weight * (answer - clean).square().sum(dim=1)).sum() / weight.sum()
+    mean = (weight * fn(answer, x_tilde, divergence, std)).sum() / weight.sum()
     if not torch.allclose(mean, error):
         raise CheckFailed(
             f"Averaged over the noise the estimate is {mean:.6g}, and the error is {error:.6g}."
@@ -439,11 +629,11 @@ def check_probe_divergence(
     right = _probed(denoise, x_tilde, probes)
     inputs = {"denoise": denoise, "x_tilde": x_tilde, "probes": probes}
     mistakes = MISTAKES["probe_divergence"]
-    value = fn(denoise, x_tilde, probes)
+    value = fn(denoise, x_tilde.clone(), probes.clone())
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
     axes = 3**0.5 * torch.eye(3, dtype=torch.float64)[:, None].expand(3, 4, 3)
     exact = _jacobians(denoise, x_tilde).diagonal(dim1=1, dim2=2).sum(dim=1)
-    compare(fn(denoise, x_tilde, axes), exact, inputs={}, hints=hints)
+    compare(fn(denoise, x_tilde.clone(), axes.clone()), exact, inputs={}, hints=hints)
     into.requires_grad_()
     value = fn(denoise, x_tilde, probes).sum()
     if not value.requires_grad:
@@ -455,3 +645,67 @@ def check_probe_divergence(
     (wanted,) = torch.autograd.grad(_probed(denoise, x_tilde, probes).sum(), into)
     if slope is None or not torch.allclose(slope, wanted):
         raise CheckFailed("The estimate is right, its gradient in the network's parameters is not.")
+
+
+def check_masking_shrinkage(
+    fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1
+) -> None:
+    """Check a function ``fn(mean, covariance, p)``: the best affine denoiser of masking noise.
+
+    Args:
+        fn: Your function, of the mean (D,) and the covariance (D, D) of the clean data and the
+            probability of losing a pixel, 0 < p < 1; it gives the matrix (D, D) that multiplies
+            the deviation of a masked image, a column, from its mean.
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    p, points = 0.3, 0.8 + _normal(5, 3)
+    chances = torch.softmax(_normal(5, seed=1), dim=0)
+    mean = chances @ points
+    covariance = (points - mean).T @ (chances[:, None] * (points - mean))
+    # least squares over every point under every mask: it knows no formula
+    bits = torch.arange(2).double()
+    kept = torch.cartesian_prod(bits, bits, bits)  # (8, D)
+    weight = chances[:, None] * torch.where(kept > 0, 1 - p, p).prod(dim=1)  # (5, 8)
+    masked = (points[:, None] * kept).reshape(-1, 3)
+    clean = points[:, None].expand(5, 8, 3).reshape(-1, 3)
+    root = weight.sqrt().reshape(-1, 1)
+    features = torch.cat([masked, torch.ones(len(masked), 1, dtype=torch.float64)], dim=1)
+    right = torch.linalg.lstsq(root * features, root * clean).solution[:3].T
+    inputs = {"mean": mean, "covariance": covariance, "p": p}
+    mistakes = MISTAKES["masking_shrinkage"]
+    value = fn(mean.clone(), covariance.clone(), p)
+    compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
+
+
+def check_posterior_covariance(
+    fn: Callable[[Denoiser, Tensor, float], Tensor], *, hints: int = 1
+) -> None:
+    """Check a function ``fn(denoise, x_tilde, std)``: the covariance of x given its noisy version.
+
+    Args:
+        fn: Your function, of the best denoiser, which maps (B, D) to (B, D) and answers each row
+            by itself, noisy inputs (B, D) and the standard deviation of the Gaussian noise; it
+            gives (B, D, D).
+        hints: How many hints to give for a mistake that is recognised, 1 to 3.
+
+    Raises:
+        CheckFailed: If it is wrong; the message says what it looks like.
+    """
+    std, points, x_tilde = 0.7, _normal(6, 3), _normal(4, 3, seed=1)
+
+    def posterior(noisy: Tensor) -> Tensor:
+        distance = (noisy[..., None, :] - points).square().sum(dim=-1)  # (B, 6)
+        return torch.softmax(-distance / (2 * std**2), dim=-1)
+
+    def denoise(noisy: Tensor) -> Tensor:
+        return posterior(noisy) @ points
+
+    apart = points - denoise(x_tilde)[:, None]  # (B, 6, D)
+    right = torch.einsum("bk,bki,bkj->bij", posterior(x_tilde), apart, apart)
+    inputs = {"denoise": denoise, "x_tilde": x_tilde, "std": std}
+    mistakes = MISTAKES["posterior_covariance"]
+    value = fn(denoise, x_tilde.clone(), std)
+    compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
