@@ -1,11 +1,14 @@
 """The checks: every listed mistake is recognised, and what is right passes, however written."""
 
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import jupytext
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 from aecore import checks
 from aecore.checks import MISTAKES, CheckFailed
@@ -37,6 +40,24 @@ def test_what_is_no_answer_is_said_to_be_none(name: str) -> None:
         check(lambda *arguments: None)
     with pytest.raises(CheckFailed, match="must return a tensor, and it returned a str: 'one'"):
         check(lambda *arguments: "one")
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_is_no_function_is_said_to_be_none(name: str) -> None:
+    check = getattr(checks, f"check_{name}")
+    with pytest.raises(CheckFailed, match="no function to check, but None: run the cell"):
+        check(None)
+    with pytest.raises(ValueError, match="hints must be 1, 2 or 3, not 0"):
+        check(lambda *arguments: None, hints=0)
+
+
+def test_a_notebook_shows_what_a_check_says_and_no_more() -> None:
+    shell = InteractiveShell.instance()
+    with redirect_stdout(io.StringIO()) as shown:
+        shell.run_cell("from aecore import checks; checks.check_free_bits(lambda kl, floor: kl)")
+    InteractiveShell.clear_instance()
+    assert shown.getvalue().startswith("CheckFailed: ")
+    assert "Traceback" not in shown.getvalue()
 
 
 def test_an_answer_in_single_precision_is_right_up_to_its_rounding() -> None:

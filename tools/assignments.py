@@ -4,7 +4,6 @@
         student/           the notebook without solutions, aecore as a wheel, how to install
         <slug>-student.zip the same, to hand out
         solution/          the notebook with solutions, and the archive for Gradescope
-        package/           aecore as it is while a submission is graded
 
 The source holds prompts, solutions and public tests in otter-grader's own format, and beside
 them the hidden tests, code cells tagged ``hidden-test``, which only :mod:`tools.grading` runs.
@@ -27,6 +26,7 @@ from pathlib import Path
 import joblib
 import jupytext
 import nbformat
+import torch
 import yaml
 
 from aecore.checks import MISTAKES
@@ -46,6 +46,7 @@ class HiddenTest:
     question: str
     points: float
     source: str
+    about: str = ""  # what it looks at, where its question has several
 
     def functions(self) -> dict[str, Callable]:
         """Its functions: ``call``, ``draw`` if it draws, and ``expected`` or ``grade``."""
@@ -136,21 +137,29 @@ def read(slug: str) -> Assignment:
     path = SOURCES / f"{slug}.md"
     if not path.exists():
         raise ValueError(f"there is no assignment {slug!r}: choose one of {', '.join(slugs())}")
-    notebook = jupytext.read(path)
+    try:
+        notebook = jupytext.read(path)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: its front matter, or a cell's, is no YAML: {error}") from error
     config = notebook.metadata.pop("assignment", {})
     cells, hidden, questions = [], [], []
     current: dict = {}
+    opened: list[str] = []
     solving = False
     for cell in _unfold(notebook.cells):
         if "hidden-test" in cell.metadata.get("tags", []):
             if not current:
                 raise ValueError(f"{path}: a hidden test lies outside of the questions")
             count = sum(test.question == current["name"] for test in hidden) + 1
+            name = f"{current['name']}.{count}"
+            if "points" not in cell.metadata:
+                raise ValueError(f"{path}: hidden test {name} has no line :points:")
             test = HiddenTest(
-                f"{current['name']}.{count}",
+                name,
                 current["name"],
                 float(cell.metadata["points"]),
                 cell.source,
+                cell.metadata.get("about", ""),
             )
             _check_functions(path, test)
             hidden.append(test)
@@ -162,8 +171,12 @@ def read(slug: str) -> Assignment:
         elif cell.cell_type == "markdown" and current and headings:
             questions[-1] = replace(questions[-1], title=headings[0])
         block = cell.source if cell.cell_type == "raw" else ""
+        _nest(path, block, opened)
         if block.startswith("# BEGIN QUESTION"):
-            current = yaml.safe_load(block)
+            try:
+                current = yaml.safe_load(block)
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path}: this is no YAML:\n{block}\n{error}") from error
             points = float(current.get("points") or 0)
             if not current.get("manual") and points:
                 raise ValueError(
@@ -176,6 +189,8 @@ def read(slug: str) -> Assignment:
         elif block.startswith("# END QUESTION"):
             current = {}
         cells.append(cell)
+    if opened:
+        raise ValueError(f"{path}: there is no # END {opened[-1]} after the last # BEGIN")
     total = sum(test.points for test in hidden)
     if total != 100:
         raise ValueError(f"{path}: the points of the hidden tests must sum to 100, not {total:g}")
@@ -208,6 +223,20 @@ def _unfold(cells: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNod
     return unfolded
 
 
+def _nest(path: Path, block: str, opened: list[str]) -> None:
+    """Follow the directives that begin and end something; what is open is kept."""
+    found = re.match(r"# (BEGIN|END) (QUESTION|SOLUTION|TESTS)\b", block)
+    if found is None:
+        return
+    verb, what = found.groups()
+    if verb == "BEGIN":
+        if opened and (what == "QUESTION" or opened[-1] != "QUESTION"):
+            raise ValueError(f"{path}: # {verb} {what} stands before # END {opened[-1]}")
+        opened.append(what)
+    elif not opened or opened.pop() != what:
+        raise ValueError(f"{path}: # {verb} {what} stands where nothing of the kind was begun")
+
+
 def _check_functions(path: Path, test: HiddenTest) -> None:
     names = {_name(node) for node in ast.parse(test.source).body}
     if "call" not in names or len(names & {"expected", "grade"}) != 1:
@@ -219,8 +248,13 @@ def _check_functions(path: Path, test: HiddenTest) -> None:
 # --- what is handed out --------------------------------------------------------------------------
 
 
-def master(assignment: Assignment, *, hidden: bool) -> nbformat.NotebookNode:
-    """The notebook for ``otter assign``, with the hidden tests in otter's form or without."""
+def master(
+    assignment: Assignment, *, hidden: bool, wheel: str | None = None
+) -> nbformat.NotebookNode:
+    """The notebook for ``otter assign``, with the hidden tests in otter's form or without.
+
+    Gradescope's machine installs the wheel, which lies beside the notebook.
+    """
     notebook = nbformat.from_dict(assignment.notebook)
     config = {
         "name": assignment.slug,
@@ -230,6 +264,9 @@ def master(assignment: Assignment, *, hidden: bool) -> nbformat.NotebookNode:
         "tests": {"ok_format": False},
         "generate": {"show_stdout": True, "show_hidden": False},
     }
+    if wheel:
+        config["autograder_files"] = [wheel]
+        config["requirements"] = [f"/autograder/source/files/{wheel}"]
     block = nbformat.v4.new_raw_cell("# ASSIGNMENT CONFIG\n" + yaml.safe_dump(config))
     cells = [block]
     current = ""
@@ -254,12 +291,19 @@ def master(assignment: Assignment, *, hidden: bool) -> nbformat.NotebookNode:
 def build(slug: str, wheel: Path) -> Path:
     """Generate all that is handed out of an assignment, and run its solution against its tests."""
     assignment = read(slug)
+    for test in assignment.hidden:
+        draw = test.functions().get("draw", lambda generator: {})
+        for name, value in draw(torch.Generator().manual_seed(0)).items():
+            if not isinstance(value, torch.Tensor):
+                kind = type(value).__name__
+                raise ValueError(f"hidden test {test.name} draws {name}, a {kind} and no tensor")
     folder = BUILD / slug
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, f"{slug}.ipynb")
-        nbformat.write(master(assignment, hidden=True), source)
+        nbformat.write(master(assignment, hidden=True, wheel=wheel.name), source)
+        shutil.copy(wheel, scratch)
         result = subprocess.run(
             [sys.executable, "-m", "otter", "assign", source, Path(scratch, "out"), "--no-pdfs"],
             capture_output=True,
@@ -268,10 +312,13 @@ def build(slug: str, wheel: Path) -> Path:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
         )
         if result.returncode:
-            raise RuntimeError(f"otter assign failed on {slug}:\n{result.stdout}{result.stderr}")
+            raise RuntimeError(
+                f"{result.stdout}{result.stderr}\n"
+                f"otter assign failed on {SOURCES / slug}.md. If tests failed, they failed on the "
+                "solution itself: q1 - 2 is the second test of q1, public ones first, then hidden."
+            )
         shutil.copytree(Path(scratch, "out", "student"), folder / "student")
         shutil.copytree(Path(scratch, "out", "autograder"), folder / "solution")
-    write_package(assignment, folder / "package")
     shutil.copy(wheel, folder / "student")
     otter = importlib.metadata.version("otter-grader")
     Path(folder, "student", "requirements.txt").write_text(
@@ -279,7 +326,7 @@ def build(slug: str, wheel: Path) -> Path:
     )
     with zipfile.ZipFile(folder / f"{slug}-student.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((folder / "student").iterdir()):
-            archive.write(path, path.name)
+            archive.write(path, f"{slug}/{path.name}")
     return folder
 
 

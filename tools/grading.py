@@ -49,6 +49,10 @@ class Refused(Exception):
     """A submission that is not even run; the message says why."""
 
 
+class Stopped(Exception):
+    """Somebody stopped the grading; the message says how far it came."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One submission to grade."""
@@ -58,6 +62,7 @@ class Job:
     slug: str
     key: str  # of the assignment: results hold for it alone
     results: Path
+    package: Path  # aecore with what answers a question switched off
     limits: Limits
     unsafe: bool
 
@@ -156,7 +161,8 @@ def grade(job: Job) -> None:
         message = said or judge(test, seed, values)
         points = 0.0 if message else test.points
         record["tests"].append(
-            {"name": test.name, "points": test.points, "earned": points, "message": message}
+            {"name": test.name, "about": test.about, "points": test.points}
+            | {"earned": points, "message": message}
         )
     record["total"] = sum(test["earned"] for test in record["tests"])
     record["seed"] = seed
@@ -184,7 +190,8 @@ def execute(
     Raises:
         Refused: If nothing usable came out.
     """
-    package = assignments.BUILD / job.slug / "package"
+    if not (job.package / "aecore").is_dir():  # on a worker that does not see this folder, say
+        raise FileNotFoundError(f"{job.package} holds no aecore, or cannot be seen from here")
     with tempfile.TemporaryDirectory(prefix="aecore-grade-") as folder:
         inside = Path(folder, "job")
         inside.mkdir()
@@ -207,14 +214,14 @@ def execute(
             run = sandbox.run(
                 [str(word) for word in command],
                 inside,
-                package.resolve(),
+                job.package,
                 job.limits,
                 scratch=scratch,
             )
         else:
             script = f"{sandbox.JOB}/run_submission.py"
             command = [sys.executable, script, str(sandbox.JOB), str(sandbox.HOME)]
-            run = sandbox.run(command, inside, package, job.limits)
+            run = sandbox.run(command, inside, job.package, job.limits)
     if run.ended_because:
         raise Refused(f"it was ended: {run.ended_because}")
     try:
@@ -316,10 +323,11 @@ def grade_class(
     limits = limits or Limits()
     assignment = assignments.read(slug)
     marks = read_marks(assignment, results / "marks.csv")
-    assignments.write_package(assignment, assignments.BUILD / slug / "package")
+    results = results.absolute()
+    package = results / f"package-{secrets.token_hex(4)}"  # of this run: no other may touch it
     key = assignment_key(slug, limits)
     jobs = [
-        Job(student, path.absolute(), slug, key, results.absolute(), limits, unsafe)
+        Job(student, path.absolute(), slug, key, results, package, limits, unsafe)
         for student, path in submissions(folder).items()
     ]
     if unknown := sorted(marks.keys() - {no_formula(job.student) for job in jobs}):
@@ -330,8 +338,18 @@ def grade_class(
     if len(todo) < len(jobs):
         print(f"{len(jobs) - len(todo)} of {len(jobs)} are graded already.", file=sys.stderr)
     backend = _dask(dask) if dask else nullcontext()
-    with backend, _bar(todo):
-        joblib.Parallel(n_jobs=-1 if dask else n_jobs)(joblib.delayed(grade)(job) for job in todo)
+    try:
+        assignments.write_package(assignment, package)
+        with backend, _bar(todo):
+            workers = joblib.Parallel(n_jobs=-1 if dask else n_jobs)
+            workers(joblib.delayed(grade)(job) for job in todo)
+    except KeyboardInterrupt:
+        done = sum(job.result.exists() for job in jobs)
+        raise Stopped(
+            f"Stopped: {done} of {len(jobs)} are graded. The same command goes on from here."
+        ) from None
+    finally:
+        shutil.rmtree(package, ignore_errors=True)
     records = [json.loads(job.result.read_text()) for job in jobs]
     for record in records:
         given = marks.get(no_formula(record["student"]), Marks())
@@ -445,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dask=options.dask,
             again=options.again,
         )
-    except ValueError as error:
+    except (ValueError, Stopped) as error:
         sys.exit(str(error))
     print(table, results / "feedback", results / "written.html", sep="\n")
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -609,6 +609,7 @@ def _layer(n_inputs: int, n_latents: int, generator: torch.Generator) -> tuple[T
     return both[:, 1:], both[:, 0]
 
 
+@takes_function
 def check_tanh_penalty(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(h, weight)``: the penalty of one layer of tanh units.
 
@@ -634,6 +635,7 @@ def check_tanh_penalty(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1
         compare(fn(encode(x), weight), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_bernoulli_noise_cost(
     fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -669,6 +671,7 @@ def check_bernoulli_noise_cost(
     compare(fn(*given), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_two_layer_penalty(
     fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -699,6 +702,7 @@ def check_two_layer_penalty(
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_contraction_gradient(
     fn: Callable[[Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -729,6 +733,7 @@ def check_contraction_gradient(
     compare(fn(x, h, weight), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_small_noise_cost(
     fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -763,6 +768,7 @@ def check_small_noise_cost(
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_largest_stretch(
     fn: Callable[[Encoder, Tensor, Tensor, int], Tensor], *, hints: int = 1
 ) -> None:
@@ -800,6 +806,7 @@ def check_largest_stretch(
         )
 
 
+@takes_function
 def check_row_sample_variance(fn: Callable[[Tensor, int], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(jacobian, k)``: the variance of the penalty from k drawn outputs.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -507,6 +507,7 @@ def _mixture_of_rates(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return rates, weights, torch.logsumexp(log_parts + weights.log(), dim=1)
 
 
+@takes_function
 def check_count_denoiser(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(counts, log_pmf)``: the mean rate given a Poisson count.
 
@@ -535,6 +536,7 @@ def check_count_denoiser(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int =
         )
 
 
+@takes_function
 def check_unmasked_mean(fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(x_tilde, theta, p)``: the best denoiser of masked binary images.
 
@@ -570,6 +572,7 @@ def check_unmasked_mean(fn: Callable[[Tensor, Tensor, float], Tensor], *, hints:
         )
 
 
+@takes_function
 def check_stein_risk(
     fn: Callable[[Tensor, Tensor, Tensor, float], Tensor], *, hints: int = 1
 ) -> None:
@@ -607,6 +610,7 @@ def check_stein_risk(
         )
 
 
+@takes_function
 def check_probe_divergence(
     fn: Callable[[Denoiser, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -647,6 +651,7 @@ def check_probe_divergence(
         raise CheckFailed("The estimate is right, its gradient in the network's parameters is not.")
 
 
+@takes_function
 def check_masking_shrinkage(
     fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1
 ) -> None:
@@ -680,6 +685,7 @@ def check_masking_shrinkage(
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_posterior_covariance(
     fn: Callable[[Denoiser, Tensor, float], Tensor], *, hints: int = 1
 ) -> None:

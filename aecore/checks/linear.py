@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare, recognise
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, recognise, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -642,6 +642,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@takes_function
 def check_principal_axes(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(decoder, code_cov)``: PCA's directions times standard deviations.
 
@@ -671,6 +672,7 @@ def check_principal_axes(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int =
     compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_best_linear_decoder(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(encoder, cov)``: the decoder of least squared error for an encoder.
 
@@ -691,6 +693,7 @@ def check_best_linear_decoder(fn: Callable[[Tensor, Tensor], Tensor], *, hints: 
     compare(fn(encoder, cov), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_weighted_projector(
     fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1
 ) -> None:
@@ -715,6 +718,7 @@ def check_weighted_projector(
         compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_saddle_curvature(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(variance, kept)``: the Hessian's smallest eigenvalue.
 
@@ -736,6 +740,7 @@ def check_saddle_curvature(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int
         compare(fn(variance, kept), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_learnt_share(
     fn: Callable[[Tensor, float, float, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -758,6 +763,7 @@ def check_learnt_share(
         compare(fn(variance, 0.02, lam, t), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_negative_directions(
     fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1
 ) -> None:
@@ -783,6 +789,7 @@ def check_negative_directions(
         compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_decoder_singular_values(
     fn: Callable[[Tensor, int, float], Tensor], *, hints: int = 1
 ) -> None:

@@ -1,16 +1,22 @@
 """What every check is made of: known values, and the wrong versions that people write."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["CheckFailed", "Mistake", "compare", "recognise"]
+__all__ = ["CheckFailed", "Mistake", "compare", "recognise", "takes_function"]
 
 
 class CheckFailed(AssertionError):
     """A function gives a wrong answer; the message says what it looks like."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, for the way through the check helps nobody."""
+        return [f"CheckFailed: {self}"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,34 @@ class Mistake:
         """The first hints, and how to see another."""
         lines = ["This looks like a classic:", *self.hints[:hints]]
         if hints < len(self.hints):
-            lines.append(f"(For another hint give the check hints={hints + 1}.)")
+            lines.append(f"(For another hint, call the check yourself, with hints={hints + 1}.)")
         return "\n".join(lines)
+
+
+Check = TypeVar("Check", bound=Callable[..., None])
+
+
+def takes_function(check: Check) -> Check:
+    """Let a check say so where it gets no function, or a number of hints that makes no sense.
+
+    Args:
+        check: A check of a function, which it takes first.
+
+    Returns:
+        The same check, which looks at its arguments before it starts.
+    """
+
+    @functools.wraps(check)
+    def wrapped(fn: object, *, hints: int = 1) -> None:
+        if not callable(fn):
+            raise CheckFailed(
+                f"There is no function to check, but {fn!r}: run the cell that defines it first."
+            )
+        if hints not in (1, 2, 3):
+            raise ValueError(f"hints must be 1, 2 or 3, not {hints!r}")
+        check(fn, hints=hints)
+
+    return cast(Check, wrapped)
 
 
 def _close(value: Tensor, other: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -666,6 +666,7 @@ def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@takes_function
 def check_elastic_answer(fn: Callable[[Tensor, float, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(s, t, mu)``: one unit's answer to an L1 and a squared penalty.
 
@@ -685,6 +686,7 @@ def check_elastic_answer(fn: Callable[[Tensor, float, float], Tensor], *, hints:
         compare(fn(s.clone(), t, mu), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_accelerated_codes(
     fn: Callable[[Tensor, Tensor, Tensor, float, int], Tensor], *, hints: int = 1
 ) -> None:
@@ -711,6 +713,7 @@ def check_accelerated_codes(
         compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_group_threshold(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(s, lam)``: the best code when each group pays for its length.
 
@@ -746,6 +749,7 @@ def check_group_threshold(fn: Callable[[Tensor, float], Tensor], *, hints: int =
             raise CheckFailed("A code beside the one that you return costs less.")
 
 
+@takes_function
 def check_sparsity_gradient(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(a, rho)``: the gradient of the units' summed Bernoulli KL.
 
@@ -781,6 +785,7 @@ def check_sparsity_gradient(fn: Callable[[Tensor, float], Tensor], *, hints: int
             )
 
 
+@takes_function
 def check_jackknife_kl(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(h, rho)``: the KL of each unit's mean activity, less its 1/B bias.
 
@@ -803,6 +808,7 @@ def check_jackknife_kl(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1)
         raise CheckFailed("Where all examples agree there is no bias: the KL must stay as it is.")
 
 
+@takes_function
 def check_batch_top_k(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(h, norms, k)``: the B k longest contributions of a batch.
 
@@ -836,6 +842,7 @@ def check_batch_top_k(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int
         )
 
 
+@takes_function
 def check_amortisation_bound(
     fn: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor], *, hints: int = 1
 ) -> None:

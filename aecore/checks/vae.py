@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -332,6 +332,7 @@ def _slopes(fn: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value.sum(), leaves, materialize_grads=True)
 
 
+@takes_function
 def check_arc_point(fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(z_0, z_1, t)``: points on the arcs between two batches of latents.
 
@@ -357,6 +358,7 @@ def check_arc_point(fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int
             raise CheckFailed(f"At t = {t:g} the arc must be at z_{t:g}.")
 
 
+@takes_function
 def check_full_gaussian_kl(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(mu, scale_tril)``: KL(N(mu, T T^T) || N(0, I)) of each example.
 
@@ -379,6 +381,7 @@ def check_full_gaussian_kl(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int
         raise CheckFailed("The divergence of the standard normal from itself must be zero.")
 
 
+@takes_function
 def check_free_bits(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(kl, floor)``: the KL term with free bits, one number a batch.
 
@@ -404,6 +407,7 @@ def check_free_bits(fn: Callable[[Tensor, float], Tensor], *, hints: int = 1) ->
         raise CheckFailed("A latent above the floor must get the gradient of the batch's mean.")
 
 
+@takes_function
 def check_correlated_sample(
     fn: Callable[[Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -429,6 +433,7 @@ def check_correlated_sample(
         raise CheckFailed("The gradient of a sample must reach the mean and the factor.")
 
 
+@takes_function
 def check_evidence_error(fn: Callable[[Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(log_w)``: the standard error of the logarithm of a mean weight.
 

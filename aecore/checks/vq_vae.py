@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
-from aecore.checks.mistakes import CheckFailed, Mistake, compare
+from aecore.checks.mistakes import CheckFailed, Mistake, compare, takes_function
 
 __all__ = [
     "MISTAKES",
@@ -759,6 +759,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
 }
 
 
+@takes_function
 def check_gaussian_distortion(fn: Callable[[Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(codes)``: E[(x - q(x))^2] of a standard normal number x.
 
@@ -792,6 +793,7 @@ def check_gaussian_distortion(fn: Callable[[Tensor], Tensor], *, hints: int = 1)
         )
 
 
+@takes_function
 def check_residual_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(h, codebooks)``: the indices of residual quantisation.
 
@@ -816,6 +818,7 @@ def check_residual_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int
     )
 
 
+@takes_function
 def check_rotated_gradient(
     fn: Callable[[Tensor, Tensor, Tensor], Tensor], *, hints: int = 1
 ) -> None:
@@ -844,6 +847,7 @@ def check_rotated_gradient(
         )
 
 
+@takes_function
 def check_bigram_bits(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(new, known, n_codes)``: bits of grids under a chain of codes.
 
@@ -870,6 +874,7 @@ def check_bigram_bits(fn: Callable[[Tensor, Tensor, int], Tensor], *, hints: int
         )
 
 
+@takes_function
 def check_codebook_step(fn: Callable[..., tuple[Tensor, ...]], *, hints: int = 1) -> None:
     """Check a function ``fn(codes, counts, sums, batch, fresh)``: one step of a codebook.
 
@@ -893,6 +898,7 @@ def check_codebook_step(fn: Callable[..., tuple[Tensor, ...]], *, hints: int = 1
         compare(value, _step(**inputs), inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_direction_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(h, codes)``: the nearest code if all are scaled to length one.
 
@@ -913,6 +919,7 @@ def check_direction_indices(fn: Callable[[Tensor, Tensor], Tensor], *, hints: in
     compare(fn(h.clone(), codes.clone()), right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_straight_through_variance(
     fn: Callable[[Tensor, Tensor, float], Tensor], *, hints: int = 1
 ) -> None:
@@ -938,6 +945,7 @@ def check_straight_through_variance(
         compare(value, right, inputs=inputs, mistakes=mistakes, hints=hints)
 
 
+@takes_function
 def check_expected_codes_seen(fn: Callable[[Tensor, int], Tensor], *, hints: int = 1) -> None:
     """Check a function ``fn(frequencies, n)``: how many codes n vectors show on average.
 

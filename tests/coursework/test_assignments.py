@@ -105,7 +105,7 @@ def test_the_student_version_holds_no_solution_and_no_hidden_test(slug: str, bui
     assert len(secrets) > 30
     texts = {path.name: path.read_bytes() for path in student.glob("*[!l]")}  # not the wheel
     with zipfile.ZipFile(built[slug] / f"{slug}-student.zip") as archive:
-        assert set(archive.namelist()) == {path.name for path in student.iterdir()}
+        assert set(archive.namelist()) == {f"{slug}/{path.name}" for path in student.iterdir()}
         texts |= {f"zip/{n}": archive.read(n) for n in archive.namelist() if not n.endswith(".whl")}
     for name, text in texts.items():
         found = [line for line in secrets if json.dumps(line)[1:-1].encode() in text]

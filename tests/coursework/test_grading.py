@@ -107,6 +107,57 @@ if __name__ == "__main__":
 """
 
 
+def test_ctrl_c_says_how_to_go_on(handed_in: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.grading", SLUG, str(handed_in)]
+    command += ["--results", str(tmp_path / "results"), "--jobs", "1"]
+    with subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "results").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert "of 3 are graded. The same command goes on from here." in said
+    assert "Traceback" not in said
+    assert process.returncode == 1
+    assert list((tmp_path / "results").glob("package-*")) == []
+
+
+def test_each_run_has_a_package_of_its_own(
+    handed_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another run or a build removes meanwhile costs no student anything."""
+    packages = []
+
+    def grade(job: grading.Job) -> None:
+        packages.append(job.package)
+        shutil.rmtree(assignments.BUILD / SLUG, ignore_errors=True)
+        assert (job.package / "aecore" / "__init__.py").exists()
+        record = {"student": job.student, "total": 0.0, "reason": "", "written": {}, "tests": []}
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+        job.result.write_text(json.dumps(record | {"cells": [], "key": "", "digest": ""}))
+
+    monkeypatch.setattr(grading, "grade", grade)
+    for _ in range(2):
+        grading.grade_class(SLUG, handed_in, tmp_path / "results", n_jobs=1)
+    assert len(set(packages)) == 2
+    assert not any(package.exists() for package in packages)
+
+
+def test_a_package_that_is_not_there_costs_no_student_a_point(
+    handed_in: Path, tmp_path: Path
+) -> None:
+    nowhere, limits = tmp_path / "nowhere", sandbox.Limits()
+    job = grading.Job(
+        "ada", handed_in / "ada.ipynb", SLUG, "", tmp_path / "results", nowhere, limits, False
+    )
+    with pytest.raises(FileNotFoundError, match="holds no aecore"):
+        grading.grade(job)
+    assert not job.result.exists()
+
+
 def test_a_dask_cluster_of_two_workers_grades_the_same(handed_in: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     script = tmp_path / "cluster.py"
@@ -170,7 +221,13 @@ def test_a_page_shows_what_a_student_wrote_and_runs_none_of_it(tmp_path: Path) -
     titles = [question.title for question in assignment.questions if question.manual]
     record["written"] = {titles[0]: script, titles[1]: "a good answer"}
     record["tests"] = [
-        {"name": test.name, "points": test.points, "earned": 0.0, "message": script}
+        {
+            "name": test.name,
+            "about": script,
+            "points": test.points,
+            "earned": 0.0,
+            "message": script,
+        }
         for test in assignment.hidden
     ]
     marks = Marks({"q6": 7.5}, f"{script}, well done")

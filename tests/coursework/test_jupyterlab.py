@@ -27,8 +27,8 @@ def handed_out(tmp_path: Path) -> Path:
     """The folder that a student unpacks."""
     assignments.main(["vae"])
     with zipfile.ZipFile(assignments.BUILD / "vae" / "vae-student.zip") as archive:
-        archive.extractall(tmp_path / "student")
-    return tmp_path / "student"
+        archive.extractall(tmp_path)
+    return tmp_path / "vae"
 
 
 @pytest.fixture
