@@ -1,7 +1,7 @@
 """Assignments: one MyST notebook each, from which everything else is generated.
 
     book/assignments/<slug>.md --> _build/assignments/<slug>/
-        student/           the notebook without solutions, aecore as a wheel, how to install
+        student/           the notebook without solutions, aecore as a wheel, README.md
         <slug>-student.zip the same, to hand out
         solution/          the notebook with solutions, and the archive for Gradescope
 
@@ -35,6 +35,22 @@ SOURCES = Path("book/assignments")
 BUILD = Path("_build/assignments")
 FUNCTIONS = {"draw", "call", "expected", "grade"}  # what a hidden test may define
 FENCE = re.compile(r"^```otter\n(.*?)^```$", flags=re.M | re.S)
+FOR_STUDENTS = """# {title}
+
+In this folder, once:
+
+    python3 -m venv .venv
+    . .venv/bin/activate             # on Windows: .venv\\Scripts\\activate
+    pip install -r requirements.txt  # PyTorch among it: some gigabytes
+
+Then, each time after `activate`:
+
+    jupyter lab {slug}.ipynb
+
+Run the first cells. Write your answer to a question, run its cell, then the cell with
+`grader.check`, which says what your mistake looks like. Save the notebook before you run the last
+cell: it makes the archive to hand in.
+"""
 PREAMBLE = "import math\n\nimport torch\n"  # what a hidden test may use
 
 
@@ -296,7 +312,9 @@ def build(slug: str, wheel: Path) -> Path:
         for name, value in draw(torch.Generator().manual_seed(0)).items():
             if not isinstance(value, torch.Tensor):
                 kind = type(value).__name__
-                raise ValueError(f"hidden test {test.name} draws {name}, a {kind} and no tensor")
+                raise ValueError(
+                    f"hidden test {test.name} draws {name} as {kind}: a tensor is expected"
+                )
     folder = BUILD / slug
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -324,6 +342,8 @@ def build(slug: str, wheel: Path) -> Path:
     Path(folder, "student", "requirements.txt").write_text(
         f"./{wheel.name}\notter-grader=={otter}\njupyterlab\n"
     )
+    readme = FOR_STUDENTS.format(title=assignment.title, slug=slug)
+    Path(folder, "student", "README.md").write_text(readme)
     with zipfile.ZipFile(folder / f"{slug}-student.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((folder / "student").iterdir()):
             archive.write(path, f"{slug}/{path.name}")

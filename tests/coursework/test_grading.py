@@ -339,6 +339,38 @@ def test_what_is_switched_off_is_gone(tmp_path: Path) -> None:
     assert len(source) < len(before)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (":points: 100\n", "", r"mine\.md: hidden test q1\.1 has no line :points:"),
+        (":points: 100", ":points: 90", "must sum to 100, not 90"),
+        ("name: q1", "name: q1\npoints: [", r"(?s)mine\.md: this is no YAML.*name: q1"),
+        ("  switched_off:\n", "  switched_off: [\n", r"mine\.md: its front matter"),
+        ("# END SOLUTION\n# BEGIN TESTS", "# BEGIN TESTS", "BEGIN TESTS stands before # END SOLU"),
+        ("# END TESTS\n# END QUESTION", "# END QUESTION", "END QUESTION stands where nothing"),
+        ("# END SOLUTION\n# END QUESTION\n", "# END SOLUTION\n", "no # END QUESTION after"),
+        ("def call(", "def cell(", r"q1\.1 must define call"),
+    ],
+)
+def test_a_slip_in_an_assignment_is_named(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (assignments.SOURCES / "_template.md").read_text()
+    assert old in source
+    (tmp_path / "mine.md").write_text(source.replace(old, new))
+    monkeypatch.setattr(assignments, "SOURCES", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        assignments.read("mine")
+
+
+def test_only_tensors_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (assignments.SOURCES / "_template.md").read_text()
+    (tmp_path / "mine.md").write_text(source.replace('return {"x":', 'return {"n": 3, "x":'))
+    monkeypatch.setattr(assignments, "SOURCES", tmp_path)
+    with pytest.raises(ValueError, match=r"q1\.1 draws n as int: a tensor is expected"):
+        assignments.build("mine", tmp_path / "none.whl")
+
+
 def test_the_template_is_a_working_assignment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
