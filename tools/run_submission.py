@@ -72,6 +72,8 @@ def harvest(names: dict, job: str, home: str) -> None:
 
 def main(job: Path, home: Path) -> None:
     """Execute the submission, and write its values to standard output."""
+    # a grammar of addresses, a second to build: jsonschema does without it, and so do notebooks
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import nbformat
     import numpy as np
     import papermill
