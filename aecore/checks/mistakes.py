@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -40,10 +39,7 @@ class Mistake:
         return "\n".join(lines)
 
 
-Check = TypeVar("Check", bound=Callable[..., None])
-
-
-def takes_function(check: Check) -> Check:
+def takes_function(check: Callable[..., None]) -> Callable[..., None]:
     """Let a check say so where it gets no function, or a number of hints that makes no sense.
 
     Args:
@@ -63,7 +59,7 @@ def takes_function(check: Check) -> Check:
             raise ValueError(f"hints must be 1, 2 or 3, not {hints!r}")
         check(fn, hints=hints)
 
-    return cast(Check, wrapped)
+    return wrapped
 
 
 def _close(value: Tensor, other: Tensor) -> bool:
