@@ -465,7 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ValueError, Stopped) as error:
         sys.exit(str(error))
-    print(table, results / "feedback", results / "written.html", sep="\n")
+    made = (table, table.with_name("feedback"), table.with_name("written.html"))
+    print(*filter(Path.exists, made), sep="\n")
 
 
 if __name__ == "__main__":
